@@ -1,0 +1,1 @@
+"""packmule's toolkit: the replay store, the loops, the statistics and the command line."""

@@ -1,0 +1,218 @@
+"""The words everything else speaks: Spec, Episode, Batch, Step, Policy, Learner, LearnerConfig.
+
+This module imports nothing of ours and does not import torch, so configs, records and the command
+line stay light. Letters in shapes: T steps of an episode, N environments, B windows of L steps,
+O observation numbers, A action numbers, G goal numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = np.ndarray
+Family = Literal["supervised", "unsupervised", "offline_rl", "model_based"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps of one episode. The last observation is the one that follows the last action.
+
+    Raises ValueError if lengths disagree, the episode is empty, or a number is not finite.
+    """
+
+    obs: Array | dict[str, Array]  # (T+1, ...); a dict maps observation key -> (T+1, ...)
+    action: Array  # (T, A) float32 or (T,) integer
+    reward: Array  # (T,) float32
+    terminated: bool  # False: truncated, the last step still bootstraps
+    info: dict[str, Array] = field(default_factory=dict)  # per-step extras, (T, ...)
+    columns: dict[str, Any] = field(default_factory=dict)  # behaviour, context, task, seed, success
+
+    def __post_init__(self) -> None:
+        steps = len(self.reward)
+        if steps == 0:
+            raise ValueError("episode has no steps; record at least one action and its reward")
+        if len(self.action) != steps:
+            raise ValueError(f"episode has {steps} rewards but {len(self.action)} actions; expected as many of each")
+        for key, values in self.observations().items():
+            if len(values) != steps + 1:
+                raise ValueError(
+                    f"episode has {steps} rewards but {len(values)} observations of {key!r}; expected {steps + 1}: "
+                    "keep the observation that follows the last action"
+                )
+        for key, values in self.info.items():
+            if len(values) != steps:
+                raise ValueError(f"info {key!r} has {len(values)} entries; expected {steps}, one for each step")
+        named = {f"observation {k!r}": v for k, v in self.observations().items()}
+        named |= {"action": self.action, "reward": self.reward}
+        for name, values in named.items():
+            array = np.asarray(values)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                first = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])
+                raise ValueError(f"{name} is not finite at step {first}; NaN and infinity cannot be stored")
+
+    def __len__(self) -> int:
+        """T, the number of steps."""
+        return len(self.reward)
+
+    def observations(self) -> dict[str, Array]:
+        """The observations as a dict; a bare array has the key 'observation'."""
+        return self.obs if isinstance(self.obs, dict) else {"observation": self.obs}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, standard deviation, least and greatest value of each dimension; float32 arrays (D,)."""
+
+    mean: Array
+    std: Array
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, values: Array) -> Moments:
+        """Moments over axis 0 of `values` (n, D), n >= 1; computed in float64, std without Bessel's correction."""
+        wide = np.asarray(values, np.float64)
+        parts = (wide.mean(0), wide.std(0), wide.min(0), wide.max(0))
+        return cls(*(np.asarray(part, np.float32) for part in parts))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a learner may know of its data before it is built, measured on the view it trains on."""
+
+    obs_dim: int  # O, all vector observations in schema order; goal keys come last
+    action_dim: int  # A; for discrete actions the number of actions (they are one-hot in a Batch)
+    discrete: bool
+    goal_dim: int  # G, the last G of the O observation numbers; 0 without goals
+    action_low: Array  # (A,) float32 limits; 0 and 1 for discrete actions
+    action_high: Array  # (A,)
+    horizon: int  # the longest episode, in steps
+    episodes: int
+    transitions: int
+    obs: Moments  # (O,)
+    delta: Moments  # (O,) next observation minus observation
+    action: Moments  # (A,)
+    reward: Moments  # (1,)
+    obs_resolution: Array  # (O,) bin widths for code lengths, raw units
+    action_resolution: Array  # (A,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers; `from_json` gives back an equal Spec."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                return [float(x) for x in value]
+            if isinstance(value, Moments):
+                return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+            return value
+
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Spec:
+        """Inverse of `to_json`. Raises KeyError or TypeError if a field is missing or unknown."""
+
+        def rich(value: Any) -> Any:
+            if isinstance(value, list):
+                return np.asarray(value, np.float32)
+            if isinstance(value, dict):
+                return Moments(**{k: rich(v) for k, v in value.items()})
+            return value
+
+        return cls(**{k: rich(v) for k, v in data.items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of L steps; `obs` has one step more than the rest. A transition is a window of length 1.
+
+    Steps past the end of an episode are zero and have `valid` False. Treat every tensor as read-only:
+    batches may share memory with each other.
+    """
+
+    obs: Tensor  # (B, L+1, O) float32
+    action: Tensor  # (B, L, A) float32; one-hot for discrete actions
+    reward: Tensor  # (B, L) float32
+    terminated: Tensor  # (B, L) bool; a truncated step is not terminated and still bootstraps
+    valid: Tensor  # (B, L) bool; False past the episode's end
+    episode: Tensor  # (B,) int64; position of the window's episode in the view it was drawn from
+    goal: Tensor | None = None  # (B, L+1, G) float32, the last G numbers of obs
+    images: dict[str, Tensor] | None = None  # key -> (B, L+1, H, W, C) uint8
+    next_action: Tensor | None = None  # (B, L, A) float32
+
+
+@dataclass(frozen=True)
+class Step:
+    """What N environments show at one moment. Where `first` is set, a policy forgets that row's past."""
+
+    obs: Array  # (N, O) float32
+    reward: Array  # (N,) float32, of the transition that led here; 0 where first
+    first: Array  # (N,) bool
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Acts in N environments at once; state is kept per row and reset where `Step.first` is set."""
+
+    def act(self, step: Step) -> Array:
+        """Actions (N, A) float32 within the limits, or (N,) int64 for discrete actions."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Parameters, optimisers and how they move. The loop is not its business."""
+
+    window: int  # transitions it needs: 1, or a sequence length
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step; metrics are 0-d tensors left on the device, unsynchronised."""
+
+    def policy(self, *, seed: int) -> Policy:
+        """A fresh policy for one evaluation; a world model returns a planner."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything: parameters, optimisers, RNG, normaliser, step.
+
+        Nested dicts whose leaves are tensors, numbers, strings, booleans, None or lists of numbers.
+        Continuing from it equals never having stopped, bit for bit.
+        """
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`, on a learner built from the same config, spec and seed."""
+
+
+@runtime_checkable
+class ActionDensity(Protocol):
+    """A learner that gives a density over actions, and so has a code length for them."""
+
+    def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Log density in nats, raw action units; obs (..., O), action (..., A) -> (...)."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Base of every learner's configuration: a frozen dataclass of numbers, strings and tuples.
+
+    `name` is the learner's name everywhere (command line, records, figures); `family` its kind.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+
+    def build(self, spec: Spec, *, seed: int, device: str) -> Learner:
+        """A new learner for data like `spec`. Raises ValueError if the data cannot serve it."""
+        raise NotImplementedError(f"{type(self).__name__} must define build(spec, *, seed, device)")
+
+
+def child_seed(root: int, *names: str | int) -> int:
+    """A 63-bit seed for a named child of `root`: same names, same seed; other names, an independent one."""
+    words = [root, *(int.from_bytes(str(name).encode(), "little") for name in names)]
+    state = np.random.SeedSequence(words).generate_state(2, np.uint32)
+    return int(state[0]) | (int(state[1] & 0x7FFFFFFF) << 32)

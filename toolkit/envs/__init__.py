@@ -1,0 +1,90 @@
+"""Suites: one file each. A suite makes environments, samples contexts and supplies behaviours.
+
+A context is a vector that fixes everything an episode varies in: start, goal and dynamics. Training
+and held-out contexts never coincide: each suite keeps part of its range back (see `contexts`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, get_args
+
+import gymnasium as gym
+import numpy as np
+
+from toolkit.core import Array
+
+Split = Literal["train", "interpolated", "extrapolated"]
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Mean returns that normalise scores on one split of contexts: 0 is `random`, 1 is `expert`."""
+
+    random: float
+    expert: float
+
+
+class Behaviour(Protocol):
+    """A behaviour policy for one environment; may hold state within an episode."""
+
+    def __call__(self, obs: dict[str, Array]) -> Array:
+        """obs key -> (D,) of one environment; returns an action (A,) float32 inside the limits, or an integer."""
+
+
+class Suite(ABC):
+    """One family of tasks. Creating a Suite imports no simulator; `make` does."""
+
+    name: ClassVar[str]
+    context_names: ClassVar[tuple[str, ...]]  # what each number of a context means, with its unit
+    roles: ClassVar[dict[str, str]]  # observation key -> "observation" or "goal"
+    max_steps: ClassVar[int]
+    references: ClassVar[dict[str, Reference]]  # split -> measured by `python -m toolkit.envs.<module>`
+    requires: ClassVar[tuple[str, ...]]  # modules to import; `extra` installs them
+    extra: ClassVar[str | None] = None
+
+    @abstractmethod
+    def make(self) -> gym.Env:
+        """A new environment with Dict observations, whose keys are those of `roles`, and a time limit.
+
+        `reset(seed=..., options={"context": vector})` starts an episode in that context and may be called
+        with a different context each time; step results carry info["success"] (bool).
+        Raises ImportError saying which extra to install if a requirement is missing.
+        """
+
+    @abstractmethod
+    def contexts(self, split: Split, n: int, *, seed: int) -> Array:
+        """The first n contexts (n, C) float64 of an endless seeded stream; n = 10 is a prefix of n = 20.
+
+        "train" and "interpolated" share ranges but never a region; "extrapolated" lies outside both.
+        """
+
+    @abstractmethod
+    def expert(self, context: Array, *, rng: np.random.Generator) -> Behaviour:
+        """The scripted expert for one episode in `context`. It may use the context (it is privileged)."""
+
+    @abstractmethod
+    def coordinates(self, obs: dict[str, Array]) -> Array:
+        """Task coordinates (n, D) of observations (n, ...): the low-dimensional picture of where it went."""
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError if `split` is not one of SPLITS."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+
+
+def normalised(returns: float | Array, reference: Reference) -> Any:
+    """(return - random) / (expert - random)."""
+    return (np.asarray(returns, np.float64) - reference.random) / (reference.expert - reference.random)
+
+
+def context_array(context: Sequence[float] | Array, names: Sequence[str]) -> Array:
+    """`context` as (C,) float64. Raises ValueError if its length is not that of `names` or a number is not finite."""
+    array = np.asarray(context, np.float64)
+    if array.shape != (len(names),) or not np.isfinite(array).all():
+        raise ValueError(f"context {array.tolist()} does not fit; expected {len(names)} finite numbers: {', '.join(names)}")
+    return array

@@ -1,0 +1,89 @@
+"""Names to learners, suites and figures. A file in the right folder is registered by being there."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
+
+from toolkit.core import LearnerConfig
+
+if TYPE_CHECKING:
+    from toolkit.envs import Suite
+    from toolkit.plots import Figure
+
+
+T = TypeVar("T")
+
+
+def _modules(package: str) -> list[ModuleType]:
+    """Every module directly inside `package`, imported, in order of name."""
+    paths = importlib.import_module(package).__path__
+    names = sorted(info.name for info in pkgutil.iter_modules(paths) if not info.name.startswith("_"))
+    return [importlib.import_module(f"{package}.{name}") for name in names]
+
+
+@cache
+def learners() -> dict[str, LearnerConfig]:
+    """Name -> default configuration of every learner in `algos` and `worldmodel`.
+
+    A module may also define PRESETS, a dict from further names to configurations. Imports torch.
+    """
+    found: dict[str, LearnerConfig] = {}
+    for module in [*_modules("algos"), *_modules("worldmodel")]:
+        for value in vars(module).values():
+            if (
+                isinstance(value, type)
+                and issubclass(value, LearnerConfig)
+                and value is not LearnerConfig
+                and value.__module__ == module.__name__
+            ):
+                _add(found, value.name, value(), module)
+        for name, preset in getattr(module, "PRESETS", {}).items():
+            _add(found, name, preset, module)
+    return dict(sorted(found.items()))
+
+
+def _add(found: dict[str, LearnerConfig], name: str, config: LearnerConfig, module: ModuleType) -> None:
+    if name in found:
+        raise ValueError(f"two learners are called {name!r}; rename the one in {module.__name__}")
+    found[name] = config
+
+
+def learner(name: str) -> LearnerConfig:
+    """The default configuration of one learner. Raises ValueError naming the nearest names."""
+    return pick("learner", name, learners())
+
+
+@cache
+def suites() -> dict[str, Suite]:
+    """Name -> suite, one for each module in `toolkit.envs`. Imports no simulator."""
+    return {module.SUITE.name: module.SUITE for module in _modules("toolkit.envs") if hasattr(module, "SUITE")}
+
+
+def suite(name: str) -> Suite:
+    """One suite by name. Raises ValueError naming the nearest names."""
+    return pick("suite", name, suites())
+
+
+@cache
+def figures() -> dict[str, Figure]:
+    """Name -> figure, one for each module in `toolkit.plots`. Imports matplotlib."""
+    return {module.FIGURE.name: module.FIGURE for module in _modules("toolkit.plots") if hasattr(module, "FIGURE")}
+
+
+def pick(kind: str, name: str, known: dict[str, T]) -> T:
+    """known[name], or a ValueError that lists what there is and what was perhaps meant."""
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}{suggestion(name, known)}; known: {', '.join(known)}")
+    return known[name]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)', or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

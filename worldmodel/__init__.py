@@ -1,0 +1,1 @@
+"""Learned dynamics, planners, and the learner that plans with them."""

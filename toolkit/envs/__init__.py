@@ -86,5 +86,7 @@ def context_array(context: Sequence[float] | Array, names: Sequence[str]) -> Arr
     """`context` as (C,) float64. Raises ValueError if its length is not that of `names` or a number is not finite."""
     array = np.asarray(context, np.float64)
     if array.shape != (len(names),) or not np.isfinite(array).all():
-        raise ValueError(f"context {array.tolist()} does not fit; expected {len(names)} finite numbers: {', '.join(names)}")
+        raise ValueError(
+            f"context {array.tolist()} does not fit; expected {len(names)} finite numbers: {', '.join(names)}"
+        )
     return array

@@ -1,0 +1,8 @@
+"""The replay store: plain zarr v3, one commit point, nothing lost and nothing half visible."""
+
+from toolkit.store.files import StoreError
+from toolkit.store.reader import EpisodeTable, ReplayStore
+from toolkit.store.schema import Key, Schema
+from toolkit.store.writer import Writer
+
+__all__ = ["EpisodeTable", "Key", "ReplayStore", "Schema", "StoreError", "Writer"]

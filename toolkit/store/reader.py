@@ -1,0 +1,339 @@
+"""Opening a store at a commit, its episode table, views, and what learners draw from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from toolkit.core import Array, Episode, Spec
+from toolkit.sampling import EpisodeIndex, Packed, Sampler
+from toolkit.store import layout
+from toolkit.store.files import DurableStore, StoreError, canonical, checked_name, digest, write_json
+from toolkit.store.schema import Schema
+from toolkit.store.statistics import transition_statistics
+from toolkit.store.writer import Writer, pack
+
+KIND = "packmule-replay-store"
+
+
+@dataclass(frozen=True)
+class EpisodeTable:
+    """The committed episodes of a store or view, one entry each; `columns` maps name -> (E, ...)."""
+
+    columns: dict[str, Array]  # start and segment locate rows; return, success, seed, context, ... describe
+
+    def __len__(self) -> int:
+        return len(self.columns["length"])
+
+    def __getitem__(self, name: str) -> Array:
+        """One column. Raises KeyError listing the columns there are."""
+        if name not in self.columns:
+            raise KeyError(f"no episode column {name!r}; there are {', '.join(sorted(self.columns))}")
+        return self.columns[name]
+
+    def take(self, chosen: Array) -> EpisodeTable:
+        """The episodes at positions `chosen` (n,), in that order."""
+        return EpisodeTable({name: values[chosen] for name, values in self.columns.items()})
+
+
+class _Rows:
+    """All committed rows of one commit, read and verified once and shared by every view of it."""
+
+    def __init__(self, path: Path, schema: Schema, commit: layout.Commit) -> None:
+        self.path, self.schema, self.commit = path, schema, commit
+
+    @cached_property
+    def packed(self) -> Packed:
+        total = sum(segment["rows"] for segment in self.commit.segments)
+        width, spare = self.schema.obs_dim + self.schema.action_dim + 2, 64
+        import torch
+
+        rows = torch.zeros(total + spare, width)
+        view, at = rows.numpy(), 0
+        for segment in self.commit.segments:
+            names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
+            data = read_arrays(self.path, segment, names, layout.chunk_rows(self.schema))
+            view[at : at + segment["rows"]] = pack(self.schema, data)
+            at += segment["rows"]
+        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
+
+
+class ReplayStore:
+    """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
+
+    def __init__(
+        self, path: Path, schema: Schema, commit: layout.Commit, table: EpisodeTable, rows: _Rows, chosen: Array | None
+    ) -> None:
+        """Use `create` or `open`."""
+        self.path, self.schema, self.commit, self.episodes = path, schema, commit, table
+        self._rows, self._chosen = rows, chosen  # chosen: positions in the commit's table, None for all
+        self.files = DurableStore(path)
+
+    @classmethod
+    def create(cls, path: str | Path, schema: Schema) -> ReplayStore:
+        """A new, empty store. Raises FileExistsError if anything is at `path`, OSError if it cannot be written."""
+        path = Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} already exists; open it, or choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = DurableStore(path)
+        attributes = {"kind": KIND, "format": layout.FORMAT, "schema": schema.to_json()}
+        zarr.create_group(files, attributes={**attributes, "digest": digest(attributes)}, zarr_format=3)
+        files.flush()
+        layout.publish(path, [], number=0, parent=None)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path, *, commit: int | None = None) -> ReplayStore:
+        """Open at the newest commit that verifies, or at a named one.
+
+        Raises StoreError if there is no store, it is damaged or foreign, or its format is newer than this program.
+        """
+        path = Path(path)
+        schema = _read_schema(path)
+        state = layout.newest_commit(path)[0] if commit is None else layout.read_commit(path, commit)
+        return cls(path, schema, state, _read_table(path, schema, state), _Rows(path, schema, state), None)
+
+    def writer(self) -> Writer:
+        """A new writer; see `Writer`. This object goes on showing the commit it was opened at."""
+        return Writer(self)
+
+    def __len__(self) -> int:
+        """Episodes in this store or view."""
+        return len(self.episodes)
+
+    @property
+    def transitions(self) -> int:
+        """Steps in this store or view."""
+        return int(self.episodes["length"].sum())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies exactly the data seen: the commit's digest and the chosen episodes."""
+        chosen = None if self._chosen is None else [int(i) for i in self._chosen]
+        return digest({"commit": self.commit.digest, "episodes": chosen})[:32]
+
+    def episode(self, index: int) -> Episode:
+        """Episode `index` of this store or view, read from disk. Raises IndexError if there is none."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
+        at = {name: values[index] for name, values in self.episodes.columns.items()}
+        steps, start = int(at["length"]), int(at["start"])
+        segment = self.commit.segments[int(at["segment"])]
+        group = _open_segment(self.path, segment)
+        span = slice(start, start + steps + 1)
+        rows = {name: np.asarray(_array(group, name)[span]) for name in layout.row_arrays(self.schema)}
+        obs = {key.name: rows[f"obs/{key.name}"] for key in self.schema.observations}
+        columns: dict[str, Any] = {name: str(at[name]) for name in layout.CATEGORICAL}
+        columns |= {"seed": int(at["seed"]), "context": at["context"].tolist()}
+        columns["success"] = None if at["success"] < 0 else bool(at["success"])
+        return Episode(
+            obs,
+            rows["action"][:steps],
+            rows["reward"][:steps],
+            bool(rows["terminated"][steps - 1]),
+            {name: rows[f"info/{name}"][:steps] for name in self.schema.info},
+            columns,
+        )
+
+    def view(self, name_or_mask: str | Array) -> ReplayStore:
+        """A subset: a saved view's name, a boolean mask (E,), or integer positions (n,) of this store's episodes.
+
+        Raises StoreError for an unknown name or one pinned to another commit, ValueError for a mask that does not fit.
+        """
+        if isinstance(name_or_mask, str):
+            return self._saved_view(name_or_mask)
+        given = np.asarray(name_or_mask)
+        if given.dtype == bool:
+            if given.shape != (len(self),):
+                raise ValueError(f"mask has shape {given.shape}; expected ({len(self)},), one entry an episode")
+            given = np.flatnonzero(given)
+        if given.dtype.kind not in "iu" or given.ndim != 1:
+            raise ValueError(
+                f"a view takes a name, a boolean mask or integer positions; got {given.dtype} {given.shape}"
+            )
+        if len(given) == 0:
+            raise ValueError("the view would hold no episodes")
+        if given.min() < 0 or given.max() >= len(self) or len(np.unique(given)) != len(given):
+            raise ValueError(f"positions must be distinct and lie in 0 to {len(self) - 1}")
+        base = np.arange(len(self)) if self._chosen is None else self._chosen
+        return ReplayStore(
+            self.path, self.schema, self.commit, self.episodes.take(given), self._rows, np.asarray(base[given])
+        )
+
+    def nested(self, episodes: int, *, seed: int) -> ReplayStore:
+        """A random subset: the first `episodes` of one seeded permutation, so a small one lies inside every larger."""
+        if not 1 <= episodes <= len(self):
+            raise ValueError(f"a nested view of {episodes} episodes was asked of {len(self)}; choose 1 to {len(self)}")
+        return self.view(np.sort(np.random.default_rng(seed).permutation(len(self))[:episodes]))
+
+    def save_view(self, name: str, view: ReplayStore) -> None:
+        """Save `view` (of this store and commit) as views/<name>.json.
+
+        Saving the same again changes nothing. Raises FileExistsError if another view has the name.
+        """
+        if view.path != self.path or view.commit.digest != self.commit.digest:
+            raise ValueError(f"view {name!r} is of another store or commit")
+        chosen = [int(i) for i in (np.arange(len(view)) if view._chosen is None else view._chosen)]
+        body = {"commit": self.commit.number, "commit_digest": self.commit.digest, "episodes": chosen}
+        path = self.path / "views" / f"{checked_name('view', name)}.json"
+        if path.exists() and canonical(json.loads(path.read_bytes())) == canonical({**body, "digest": digest(body)}):
+            return
+        write_json(path, {**body, "digest": digest(body)}, create_only=True)
+
+    def _saved_view(self, name: str) -> ReplayStore:
+        path = self.path / "views" / f"{checked_name('view', name)}.json"
+        try:
+            body = json.loads(path.read_bytes())
+            if body.pop("digest") != digest(body):
+                raise StoreError(f"{path}: digest does not match its content; the view is damaged, save it again")
+        except FileNotFoundError:
+            known = sorted(p.stem for p in path.parent.glob("*.json"))
+            raise StoreError(f"{self.path} has no view {name!r}; it has {', '.join(known) or 'none'}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{path}: not a readable view ({error})") from None
+        if self._chosen is not None:
+            raise ValueError(f"saved view {name!r} belongs to the whole store, not to a view of it")
+        if body["commit_digest"] != self.commit.digest:
+            raise StoreError(
+                f"view {name!r} is pinned to commit {body['commit']} but the store is open at {self.commit.number}: "
+                f"open it with commit={body['commit']}"
+            )
+        return self.view(np.asarray(body["episodes"], np.int64))
+
+    @cached_property
+    def _starts(self) -> Array:
+        """First packed row of each episode (E,)."""
+        offsets = np.cumsum([0, *(segment["rows"] for segment in self.commit.segments)])
+        return np.asarray(offsets[self.episodes["segment"]] + self.episodes["start"], np.int64)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Dimensions, limits, horizon and statistics of exactly these episodes. Raises ValueError without any."""
+        if len(self) == 0:
+            raise ValueError(f"{self.path} holds no episodes yet; append some and commit")
+        packed, schema = self._rows.packed, self.schema
+        lengths = self.episodes["length"]
+        index = np.concatenate([np.arange(s, s + n + 1) for s, n in zip(self._starts, lengths, strict=True)])
+        final = np.zeros(len(index), bool)
+        final[np.cumsum(lengths + 1) - 1] = True
+        rows = packed.rows.numpy()[index]
+        moments = {
+            name: running.moments()
+            for name, running in transition_statistics(rows, final, schema.obs_dim, schema.action_dim).items()
+        }
+
+        def limits(values: tuple[float | None, ...], free: float) -> Array:
+            return np.asarray([free if x is None else x for x in values], np.float32)
+
+        resolution = [width for key in schema.observations for width in key.resolution]
+        return Spec(
+            obs_dim=schema.obs_dim,
+            action_dim=schema.action_dim,
+            discrete=schema.discrete,
+            goal_dim=schema.goal_dim,
+            action_low=limits(schema.action.low, -math.inf),
+            action_high=limits(schema.action.high, math.inf),
+            horizon=int(lengths.max()),
+            episodes=len(self),
+            transitions=self.transitions,
+            obs_resolution=np.asarray(resolution, np.float32),
+            action_resolution=np.asarray(schema.action.resolution, np.float32),
+            **moments,
+        )
+
+    def sampler(self, *, window: int = 1, batch_size: int = 256, seed: int, device: str = "cpu") -> Sampler:
+        """An endless, seeded stream of batches of these episodes; see `Sampler`."""
+        index = EpisodeIndex(self._starts, self.episodes["length"])
+        return Sampler(self._rows.packed, index, window=window, batch_size=batch_size, seed=seed, device=device)
+
+
+def _read_schema(path: Path) -> Schema:
+    try:
+        meta = json.loads((path / "zarr.json").read_bytes())
+        attributes = dict(meta["attributes"])
+    except FileNotFoundError:
+        raise StoreError(
+            f"no store at {path}: {'it has no zarr.json' if path.exists() else 'nothing is there'}"
+        ) from None
+    except NotADirectoryError:
+        raise StoreError(f"no store at {path}: it is a file, a store is a folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise StoreError(f"{path / 'zarr.json'}: not readable ({error}); the file is damaged") from None
+    if attributes.get("kind") != KIND:
+        raise StoreError(f"{path} is a zarr group but not a packmule store (its attributes lack kind={KIND!r})")
+    if attributes.get("format", 0) > layout.FORMAT:
+        raise StoreError(
+            f"{path} has format {attributes['format']}, this program reads up to {layout.FORMAT}: upgrade packmule"
+        )
+    stated = attributes.pop("digest", None)
+    if stated != digest(attributes):
+        raise StoreError(f"{path / 'zarr.json'}: digest does not match its attributes; the file is damaged")
+    return Schema.from_json(attributes["schema"])
+
+
+def _open_segment(path: Path, segment: Mapping[str, Any]) -> zarr.Group:
+    try:
+        return zarr.open_group(DurableStore(path, read_only=True), path=f"segments/{segment['id']}", mode="r")
+    except Exception as error:
+        raise StoreError(f"{path}: committed segment {segment['id']} cannot be opened ({error})") from error
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    node = group[name]
+    if not isinstance(node, zarr.Array):
+        raise StoreError(f"{group.path}/{name} is a group where an array was committed; it is damaged")
+    return node
+
+
+def read_arrays(path: Path, segment: Mapping[str, Any], names: list[str], block: int) -> dict[str, Array]:
+    """Committed entries of the named arrays of one segment, verified against the commit's digests.
+
+    Raises StoreError naming the array if it is missing, short, or differs from what was committed.
+    """
+    group, found = _open_segment(path, segment), {}
+    for name in names:
+        count = segment["episodes"] if name.startswith("episodes/") else segment["rows"]
+        where = f"{path}: segments/{segment['id']}/{name}"
+        try:
+            array = _array(group, name)
+            if array.shape[0] < count:
+                raise StoreError(f"{where} has {array.shape[0]} rows but {count} are committed; it was cut")
+            data = np.asarray(array[:count])
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{where} cannot be read ({type(error).__name__}: {error}); it is damaged") from error
+        check = layout.ArrayDigest(name, block)
+        check.update(0, data)
+        if check.hex() != segment["digest"].get(name):
+            raise StoreError(f"{where} differs from what was committed; it is damaged")
+        found[name] = data
+    return found
+
+
+def _read_table(path: Path, schema: Schema, commit: layout.Commit) -> EpisodeTable:
+    names = list(layout.episode_arrays(schema))
+    parts: dict[str, list[Array]] = {name.removeprefix("episodes/"): [] for name in [*names, "segment"]}
+    for number, segment in enumerate(commit.segments):
+        data = read_arrays(path, segment, names, layout.EPISODE_CHUNK)
+        for name, values in data.items():
+            column = name.removeprefix("episodes/")
+            if column in layout.CATEGORICAL:
+                values = np.asarray(segment["categories"][column], object)[values]
+            parts[column].append(values)
+        parts["segment"].append(np.full(segment["episodes"], number, np.int64))
+    if not commit.segments:
+        empty = {
+            n.removeprefix("episodes/"): np.zeros((0, *s), d) for n, (s, d) in layout.episode_arrays(schema).items()
+        }
+        return EpisodeTable(empty | {"segment": np.zeros(0, np.int64)})
+    return EpisodeTable({name: np.concatenate(values) for name, values in parts.items()})

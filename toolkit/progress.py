@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 class ProgressLine:
-    """Shows `label done/total, time left`. In a terminal it rewrites one line; elsewhere a line each `every` seconds."""
+    """Shows `label done/total, time left`: one line rewritten in a terminal, elsewhere a line each `every` seconds."""
 
     def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every: float = 10.0) -> None:
         self.label, self.total = label, max(1, total)

@@ -144,7 +144,7 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
 def build(config: RunConfig, spec: Spec) -> Learner:
     """The untrained learner of a run."""
     learner = learner_config(config.learner, config.options)
-    return learner.build(spec, seed=child_seed(config.seed, "parameters"), device=config.device)
+    return learner.build(spec, seed=child_seed(config.seed, "parameters", config.learner), device=config.device)
 
 
 def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
@@ -173,7 +173,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) ->
         contexts.append(_contexts(config, store, split))
         seeds += [child_seed(config.seed, "evaluate", split, i) % 2**31 for i in range(n)]
         where += [(split, i) for i in range(n)]
-    policy = learner.policy(seed=child_seed(config.seed, "policy"))
+    policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
     outcomes, _ = rollouts(policy, suite, store.schema, all_contexts, seeds)
     behaviour = float(store.episodes["return"].mean())
@@ -224,7 +224,7 @@ def _train(config: RunConfig, folder: Path, store: ReplayStore, learner: Learner
     sampler = store.sampler(
         window=learner.window,
         batch_size=config.batch_size,
-        seed=child_seed(config.seed, "batches"),
+        seed=child_seed(config.seed, "batches", config.learner),
         device=config.device,
     )
     step, seconds = 0, 0.0

@@ -1,0 +1,31 @@
+# make claim and make test do all the set-up they need in .venv; nothing else on the machine is touched.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CLAIM_OUT ?= claim
+
+.PHONY: setup claim test lint clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements/reference.txt setup.cfg
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"the reference environment needs Python 3.11, found {sys.version.split()[0]}: make setup PYTHON=/path/to/python3.11"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/reference.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps d3rlpy==2.8.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+claim: setup  ## the main job: data, training, verdict, report
+	$(BIN)/packmule claim --suite smoke --out $(CLAIM_OUT)
+
+test: setup  ## every test
+	$(BIN)/python -m pytest
+
+lint: setup  ## style, types and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build *.egg-info

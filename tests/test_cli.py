@@ -1,0 +1,153 @@
+"""Laws of the command line: light to start, and wrong input is a clear message, exit code 2 and nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import main
+from toolkit.collect import collect
+
+COLLECT = ["collect", "pendulum", "--episodes", "6", "--contexts", "3", "--coverage", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "p.zarr"
+    collect("pendulum", out=path, episodes=6, contexts=3, coverage=0.5, seed=0)
+    return path
+
+
+def call(*argv: str, capsys) -> tuple[int, str, str]:
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_help_and_records_load_no_torch():
+    code = (
+        "import sys; import toolkit.cli, toolkit.stats, toolkit.claim, toolkit.records, toolkit.plots, toolkit.report\n"
+        "try: toolkit.cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "claim" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["train", "iqk", "--store", "STORE"], "did you mean 'iql'"),
+        (["train", "iql", "--store", "nowhere.zarr"], "no store at nowhere.zarr"),
+        (["train", "iql", "--store", "STORE", "--learner.expectile", "1.5"], "expectile must lie in (0, 1), got 1.5"),
+        (["train", "iql", "--store", "STORE", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["train", "iql", "--store", "STORE", "--steps", "many"], "invalid"),
+        (["train", "iql", "--store", "STORE", "--view", "none"], "has no view 'none'"),
+        (["train", "iql", "--store", "STORE", "--view", "../x"], "not a valid name"),
+        (["train", "iql", "--store", "STORE", "--device", "tpu9"], "tpu9"),
+        (["train", "d3rlpy", "--store", "STORE", "--learner.algo", "nope"], "nope"),
+        (["train"], ""),
+        (["collect", "pendulm", "--out", "x.zarr"], "did you mean 'pendulum'"),
+        (["collect", "pendulum", "--out", "x.zarr", "--coverage", "2"], "coverage must lie in [0, 1], got 2"),
+        (["collect", "pendulum", "--out", "x.zarr", "--episodes", "0"], "episodes must be at least 1"),
+        (["collect", "pointmaze", "--out", "STORE"], "was made by"),
+        (["collect", "pendulum", "--out", "STORE", "--seed", "9"], "was made by"),
+        (["data", "info", "nowhere.zarr"], "no store at nowhere.zarr"),
+        (["eval", "nowhere"], "not a run"),
+        (["plot", "nowhere"], "does not exist"),
+        (["plot", "."], "no finished runs"),
+        (["claim", "--suite", "huge"], "huge"),
+        (["claim", "--out", "STORE"], "holds no study"),
+        (["fly"], "fly"),
+    ],
+)
+def test_wrong_input_is_one_clear_error_and_nothing_is_written(store, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*[str(store) if flag == "STORE" else flag for flag in flags], capsys=capsys)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_another_environment_is_refused(tmp_path, make_store, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = make_store([5, 6])  # its schema says the suite is "count"
+    code, _, err = call("train", "bc", "--store", str(store.path), capsys=capsys)
+    assert code == 2
+    assert "unknown suite 'count'" in err
+    assert not Path("runs").exists()
+
+
+def test_collect_train_eval_plot_report_work_together(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(*COLLECT, "--out", "d.zarr", capsys=capsys)
+    assert code == 0
+    assert "6 episodes, 1200 transitions" in out
+    code, out, _ = call(
+        *[
+            "train",
+            "iql",
+            "--store",
+            "d.zarr",
+            "--steps",
+            "30",
+            "--episodes",
+            "2",
+            "--learner.hidden",
+            "16",
+            "--seed",
+            "3",
+        ],
+        capsys=capsys,
+    )
+    assert code == 0
+    folder = out.split()[-1]
+    assert "interpolated" in out
+    first = (Path(folder) / "episodes.jsonl").read_text()
+    code, out, _ = call("eval", folder, "--json", capsys=capsys)
+    assert code == 0
+    assert out == first, "evaluating again repeats the run's own evaluation"
+    code, out, _ = call("eval", folder, "--contexts", "held-out", "--episodes", "1", capsys=capsys)
+    assert code == 0
+    assert "extrapolated" in out
+    assert "seen" not in out
+    code, out, _ = call("plot", "runs", "--figure", "comparison", capsys=capsys)
+    assert code == 0
+    assert {Path(line).suffix for line in out.split()} == {".png", ".svg", ".csv"}
+    code, _, err = call("plot", "runs", "--figure", "comparisn", capsys=capsys)
+    assert code == 2
+    assert "did you mean 'comparison'" in err
+    code, out, _ = call("report", "runs", capsys=capsys)
+    assert code == 0
+    assert Path(out.split()[-1]).read_text().startswith("<!")
+
+
+def test_info_agrees_with_the_store(store, capsys):
+    code, out, _ = call("data", "info", str(store), "--json", capsys=capsys)
+    found = json.loads(out)
+    assert code == 0
+    assert (found["episodes"], found["transitions"], found["contexts"]) == (6, 1200, 3)
+    code, out, _ = call("data", "info", str(store), capsys=capsys)
+    assert "mixed-0.50" in out
+
+
+def test_collecting_again_continues_and_extends(tmp_path, capsys):
+    path = str(tmp_path / "d.zarr")
+    call(*COLLECT, "--out", path, capsys=capsys)
+    code, _, _ = call(*COLLECT, "--out", path, "--episodes", "9", capsys=capsys)
+    assert code == 0
+    whole = collect("pendulum", out=tmp_path / "w.zarr", episodes=9, contexts=3, coverage=0.5, seed=0)
+    extended = collect("pendulum", out=path, episodes=9, contexts=3, coverage=0.5, seed=0)
+    assert (whole.episodes["uid"] == extended.episodes["uid"]).all()
+    code, _, err = call(*COLLECT, "--out", path, "--episodes", "4", capsys=capsys)
+    assert code == 2
+    assert "holds 9 episodes already" in err

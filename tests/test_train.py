@@ -1,0 +1,216 @@
+"""Laws of a run: it repeats, it resumes bit for bit, and its folder says everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit import checkpoint, train
+from toolkit.collect import collect
+from toolkit.evaluate import rollouts
+from toolkit.records import RunConfig, load, read_config, read_metrics
+from toolkit.registry import suite
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("train") / "p.zarr"
+    return collect("pendulum", out=path, episodes=8, contexts=4, coverage=0.5, seed=0)
+
+
+def configured(store, learner: str = "iql", **changes) -> RunConfig:
+    settings = {"steps": 60, "episodes": 2, "batch_size": 32, "options": {"hidden": (16,)}} | changes
+    return train.configure(learner, store=store.path, device="cpu", **settings)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.read(folder / "checkpoint")
+    assert state is not None
+    return checkpoint.flatten(state["learner"])[0]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("learner", ["bc", "cql", "iql", "mpc"])
+def test_the_same_configuration_gives_the_same_records_and_weights(store, tmp_path, learner):
+    config = configured(store, learner, steps=20)
+    one, two = train.run(config, tmp_path / "a"), train.run(config, tmp_path / "b")
+    assert (one / "episodes.jsonl").read_bytes() == (two / "episodes.jsonl").read_bytes()
+    assert equal(weights(one), weights(two))
+
+
+def test_a_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path, monkeypatch):
+    config = configured(store, steps=120)
+    whole = train.run(config, tmp_path / "whole")
+    calls = 0
+    from algos.iql import IQL
+
+    update = IQL.update
+
+    def interrupting(self, batch):
+        nonlocal calls
+        calls += 1
+        if calls in (37, 80):
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self, batch)
+
+    monkeypatch.setattr(IQL, "update", interrupting)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config, tmp_path / "parts")
+    parts = train.run(config, tmp_path / "parts")
+    assert calls == 120
+    assert equal(weights(whole), weights(parts))
+    assert (whole / "episodes.jsonl").read_bytes() == (parts / "episodes.jsonl").read_bytes()
+
+
+def test_sigkill_while_training_resumes_bit_for_bit(store, tmp_path):
+    config = configured(store, steps=400)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    program = (
+        "import json, sys; from toolkit import train; from toolkit.records import RunConfig\n"
+        "train.SAVE_SECONDS = 0.02\n"
+        "print('ready', flush=True)\n"
+        "train.run(RunConfig.from_json(json.load(open(sys.argv[1]))), sys.argv[2])"
+    )
+    rng, folder = random.Random(0), tmp_path / "killed" / config.folder_name
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "config.json"), str(tmp_path / "killed")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        deadline = time.monotonic() + 30
+        while not (folder / "checkpoint" / "checkpoint.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+    assert checkpoint.read(folder / "checkpoint")["step"] > 0
+    killed, whole = train.run(config, tmp_path / "killed"), train.run(config, tmp_path / "whole")
+    assert equal(weights(killed), weights(whole))
+    steps = [line["step"] for line in read_metrics(killed)]
+    assert steps == sorted(set(steps)) == [line["step"] for line in read_metrics(whole)]
+
+
+def test_a_finished_run_is_not_repeated(store, tmp_path):
+    config = configured(store)
+    folder = train.run(config, tmp_path)
+    before = (folder / "episodes.jsonl").stat().st_mtime_ns
+    assert train.run(config, tmp_path) == folder
+    assert (folder / "episodes.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_saved_configuration_is_complete(store, tmp_path):
+    folder = train.run(configured(store), tmp_path)
+    again = read_config(folder)
+    assert again.identity in folder.name
+    assert again == configured(store)
+    assert train.run(again, tmp_path / "again").name == folder.name
+
+
+def test_identity_changes_with_all_that_decides_the_result(store):
+    base = configured(store)
+    others = [
+        configured(store, seed=1),
+        configured(store, steps=61),
+        configured(store, options={"hidden": (17,)}),
+        configured(store, "bc"),
+        replace(base, fingerprint="0" * 32),
+        replace(base, tags={"draw": 1}),
+    ]
+    assert len({config.identity for config in [base, *others]}) == len(others) + 1
+    assert replace(base, store="elsewhere").identity == base.identity
+
+
+def test_two_processes_cannot_work_on_one_run(store, tmp_path):
+    config = configured(store)
+    folder = tmp_path / config.folder_name
+    folder.mkdir()
+    with train._only_one(folder), pytest.raises(BlockingIOError, match="another process"):
+        train.run(config, tmp_path)
+
+
+def test_data_that_changed_is_refused(store, tmp_path):
+    with pytest.raises(ValueError, match="fingerprint differs"):
+        train.run(replace(configured(store), fingerprint="0" * 32), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_learners_share_evaluation_episodes_but_not_batches(store, tmp_path):
+    folders = [train.run(configured(store, name, steps=5), tmp_path) for name in ("bc", "iql")]
+    one, two = (load(folder) for folder in folders)
+    assert [(r.split, r.context, r.env_seed) for r in one] == [(r.split, r.context, r.env_seed) for r in two]
+
+
+def test_seen_contexts_are_the_datas_and_unseen_are_not(store, tmp_path):
+    records = load(train.run(configured(store, steps=5, episodes=6), tmp_path))
+    known = {tuple(c) for c in store.episodes["context"].tolist()}
+    assert {tuple(r.context) for r in records if r.split == "seen"} == known
+    assert not {tuple(r.context) for r in records if r.split == "interpolated"} & known
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path):
+    checkpoint.write(tmp_path, {"a": torch.arange(5), "b": {"c": 1.5}})
+    (file,) = tmp_path.glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.read(tmp_path)
+
+
+def test_a_checkpoint_comes_back_equal_and_leaves_one_file(tmp_path):
+    rng = np.random.default_rng(0)
+    for step in range(3):
+        state = {"w": torch.randn(3), "deep": {"x/": 1} if step < 0 else {"n": step, "none": None}}
+        state["rng"] = rng.bit_generator.state
+        checkpoint.write(tmp_path, state)
+    back = checkpoint.read(tmp_path)
+    assert torch.equal(back["w"], state["w"])
+    assert back["deep"] == state["deep"]
+    assert back["rng"] == state["rng"]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    with pytest.raises(ValueError, match="without '/'"):
+        checkpoint.write(tmp_path, {"a/b": 1})
+    with pytest.raises(TypeError, match="'a/f'"):
+        checkpoint.write(tmp_path, {"a": {"f": object()}})
+
+
+class Counting:
+    """A policy that checks what it is shown: `first` exactly at each episode's start."""
+
+    def __init__(self, n: int) -> None:
+        self.age, self.firsts = np.full(n, -1), 0
+
+    def act(self, step):
+        self.firsts += int(step.first.sum())
+        self.age = np.where(step.first, 0, self.age + 1)
+        assert (step.reward[step.first] == 0).all()
+        return np.zeros((len(step.obs), 1), np.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_outcomes_do_not_depend_on_how_many_environments_run_together(store, rows):
+    pendulum = suite("pendulum")
+    contexts = pendulum.contexts("interpolated", 5, seed=0)
+    policy = Counting(min(rows, 5))
+    outcomes, _ = rollouts(policy, pendulum, store.schema, contexts, range(5), rows=rows)
+    assert policy.firsts == 5
+    alone = [rollouts(Counting(1), pendulum, store.schema, contexts[i : i + 1], [i])[0][0] for i in range(5)]
+    assert outcomes == alone

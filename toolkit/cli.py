@@ -1,0 +1,322 @@
+"""The command line, typed by tyro. Learners are loaded only for the commands that need one.
+
+Exit codes: 0 done, 1 some runs failed, 2 wrong input (nothing was started or written), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Union, cast
+
+import tyro
+from tyro.conf import Positional
+
+DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
+
+
+class Command(Protocol):
+    """What every subcommand is: a dataclass of its flags, and `run`."""
+
+    def run(self) -> int:
+        """Do it; the exit code."""
+
+
+@dataclass
+class Claim:
+    """The main job: collect, train, evaluate, test the claim, and write a report.
+
+    Ctrl-C stops it safely; the same command then continues where it stopped.
+    """
+
+    suite: Literal["smoke"] = "smoke"
+    """The tier of the study: smoke takes minutes, proves the plumbing, and cannot decide the claim."""
+    out: Path = Path("claim")
+    """Folder for stores, runs, figures and the report."""
+    slots: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Runs at a time, one process of one thread each."""
+
+    def run(self) -> int:
+        from toolkit.claim import verdict_table
+        from toolkit.study import TIERS, claim
+
+        result = claim(
+            TIERS[self.suite], out=self.out, slots=self.slots, command=f"packmule claim --suite {self.suite}"
+        )
+        print("\n" + verdict_table(result.analysis))
+        print(f"\nReport: {result.report}")
+        return 0
+
+
+@dataclass
+class Collect:
+    """Roll out behaviours in many contexts into a store. The same command continues or extends it."""
+
+    suite: Positional[str]
+    """pendulum, pointmaze, ..."""
+    out: Path
+    """The store to make, or to continue."""
+    episodes: int = 100
+    contexts: int = 16
+    """Distinct contexts (starts, goals, dynamics) among the episodes."""
+    coverage: float = 0.3
+    """Share of time steps under the random policy, in blocks: 0 is the expert, 1 is random."""
+    noise: float = 0.0
+    """Standard deviation of action noise, as a share of half the action range."""
+    seed: int = 0
+    workers: int = 1
+    """Processes; the data do not depend on their number."""
+
+    def run(self) -> int:
+        from toolkit.collect import collect
+        from toolkit.progress import ProgressLine
+
+        line = ProgressLine(f"collect {self.suite}", self.episodes)
+        store = collect(
+            self.suite,
+            out=self.out,
+            episodes=self.episodes,
+            contexts=self.contexts,
+            coverage=self.coverage,
+            noise=self.noise,
+            seed=self.seed,
+            workers=self.workers,
+            progress=lambda done: line.update(done),
+        )
+        line.close()
+        print(f"{self.out}: {len(store)} episodes, {store.transitions} transitions, commit {store.commit.number}")
+        return 0
+
+
+@dataclass
+class Data:
+    """Look at a store: `packmule data info STORE`."""
+
+    action: Positional[Literal["info"]]
+    store: Positional[Path]
+    commit: int | None = None
+    """A past commit; the newest by default."""
+    view: str | None = None
+    """A saved view."""
+    json: bool = False
+    """Print JSON for programs."""
+
+    def run(self) -> int:
+        from toolkit.store import ReplayStore
+        from toolkit.store.info import describe, info
+
+        store = ReplayStore.open(self.store, commit=self.commit)
+        found = info(store if self.view is None else store.view(self.view))
+        print(json.dumps(found, indent=1) if self.json else describe(found))
+        return 0
+
+
+@dataclass
+class Eval:
+    """Evaluate a trained run again: raw returns, scores and intervals by split."""
+
+    folder: Positional[Path]
+    episodes: int | None = None
+    """Episodes on each split; as trained by default."""
+    contexts: list[Literal["seen", "interpolated", "extrapolated", "held-out"]] = field(default_factory=list)
+    """Splits to act on; as trained by default. held-out is interpolated and extrapolated together."""
+    seed: int | None = None
+    """Seed of contexts and environments; the run's own by default, which repeats its evaluation."""
+    json: bool = False
+    """Print one JSON record an episode."""
+
+    def run(self) -> int:
+        from toolkit.records import to_line
+        from toolkit.train import evaluate
+
+        held_out = ("interpolated", "extrapolated")
+        asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
+        records = evaluate(self.folder, episodes=self.episodes, splits=sorted(asked) or None, seed=self.seed)
+        if self.json:
+            print("\n".join(map(to_line, records)))
+        else:
+            _print_scores(records)
+        return 0
+
+
+@dataclass
+class Plot:
+    """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
+
+    runs: Positional[list[Path]]
+    figure: list[str] = field(default_factory=list)
+    """comparison, scaling, seen_unseen, ...; all that apply by default."""
+    out: Path = Path("figures")
+
+    def run(self) -> int:
+        from toolkit.plots._draw import draw_figures
+        from toolkit.records import load
+
+        for path in draw_figures(load(*self.runs), self.figure, self.out):
+            print(path)
+        return 0
+
+
+@dataclass
+class Report:
+    """Write one self-contained HTML page about finished runs."""
+
+    runs: Positional[list[Path]]
+    out: Path = Path("report")
+
+    def run(self) -> int:
+        from toolkit.plots._draw import draw_figures
+        from toolkit.records import load, read_config, run_folders
+        from toolkit.report import write
+
+        records = load(*self.runs)
+        page = write(
+            self.out,
+            title="Runs",
+            records=records,
+            figures=[path for path in draw_figures(records, [], self.out / "figures") if path.suffix == ".svg"],
+            runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
+            command=f"packmule report {' '.join(map(str, self.runs))}",
+        )
+        print(page)
+        return 0
+
+
+@dataclass
+class Learners:
+    """List the learners there are, with family and source."""
+
+    def run(self) -> int:
+        from toolkit import registry
+        from toolkit.text import aligned
+
+        rows = [["learner", "family", "what it is"]]
+        for name, config in registry.learners().items():
+            rows.append([name, config.family, (type(config).__doc__ or "").strip().splitlines()[0]])
+        print(aligned(rows))
+        return 0
+
+
+@dataclass
+class _TrainSettings:
+    """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
+
+    store: Path
+    """The replay store."""
+    view: str | None = None
+    """A saved view of the store; the whole store by default."""
+    commit: int | None = None
+    """A past commit; the newest by default."""
+    steps: int = 10_000
+    """Gradient steps."""
+    batch_size: int = 256
+    seed: int = 0
+    episodes: int = 20
+    """Evaluation episodes on each split; 0 evaluates nothing."""
+    splits: tuple[Literal["seen", "interpolated", "extrapolated"], ...] = ("seen", "interpolated")
+    device: DeviceName = "auto"
+    threads: int = 1
+    out: Path = Path("runs")
+    """The run's folder is made inside this one."""
+
+    def run_learner(self, name: str, config: Any) -> int:
+        from toolkit import train
+        from toolkit.progress import ProgressLine
+        from toolkit.records import load
+
+        settings = {k: v for k, v in vars(self).items() if k not in ("learner", "out")}
+        configured = train.configure(name, options=asdict(config), **settings)
+        line = ProgressLine(f"train {name}", self.steps)
+        folder = train.run(configured, self.out, progress=lambda what, done, total: line.update(done, what))
+        line.close()
+        if self.episodes:
+            _print_scores(load(folder))
+        print(folder)
+        return 0
+
+
+@dataclass
+class Train(_TrainSettings):
+    """Train one learner on one store and evaluate it: `packmule train iql --store ...`."""
+
+
+def _train_command(argv: Sequence[str]) -> tuple[type, str]:
+    """The train command with one subcommand a learner, and the learner named in `argv`."""
+    from toolkit import registry
+
+    known = registry.learners()
+    words = [word for word in argv if not word.startswith("-")]
+    name = next((word for word in words if word in known), "")
+    if not name and words and argv[0] == words[0]:
+        registry.learner(words[0])  # says what was perhaps meant
+    kind = tyro.extras.subcommand_type_from_defaults(known, prefix_names=False)
+    command = make_dataclass("Train", [("learner", kind)], bases=(_TrainSettings,), kw_only=True)
+    command.__doc__ = _TrainSettings.__doc__
+    command.run = lambda self: self.run_learner(name, self.learner)  # type: ignore[attr-defined]
+    return command, name
+
+
+def _print_scores(records: Sequence[Any]) -> None:
+    from toolkit.records import mean_scores
+    from toolkit.text import aligned
+
+    rows = [["learner", "contexts", "return", "score", "success", "episodes"]]
+    for (learner, split), (score, _) in mean_scores(records).items():
+        chosen = [r for r in records if (r.learner, r.split) == (learner, split)]
+        mean = sum(r.episode_return for r in chosen) / len(chosen)
+        success = sum(r.success for r in chosen) / len(chosen)
+        rows.append([learner, split, f"{mean:.1f}", f"{score:.3f}", f"{success:.2f}", str(len(chosen))])
+    print(aligned(rows))
+    print("score: 0 acts at random, 1 as the scripted expert")
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Flags to a command. Raises SystemExit (code 2) with what is wrong, ValueError for an unknown learner."""
+    train: type = Train
+    if argv and argv[0] == "train":
+        train, _ = _train_command(argv[1:])
+    commands = {
+        "claim": Claim,
+        "collect": Collect,
+        "data": Data,
+        "train": train,
+        "eval": Eval,
+        "plot": Plot,
+        "report": Report,
+        "learners": Learners,
+    }
+    kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
+    return tyro.cli(
+        cast(Any, Union[kinds]),  # noqa: UP007
+        prog="packmule",
+        description="One replay store, any learner.",
+        args=list(argv),
+        config=(tyro.conf.CascadeSubcommandArgs,),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Wrong input prints one clear message and returns 2; Ctrl-C returns 130."""
+    return guarded(lambda: parse(sys.argv[1:] if argv is None else argv).run())
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Run `action`, turning errors of input into a message and an exit code. PACKMULE_TRACEBACK=1 shows all."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was done is saved, the same command continues", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, FileExistsError, BlockingIOError, ImportError, OSError) as error:
+        if os.environ.get("PACKMULE_TRACEBACK"):
+            raise
+        print(f"packmule: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What the suites share: reading a context, the random policy, and measuring references.
+
+`python -m toolkit.envs.<module>` calls `main`, which prints the lines to paste into the suite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from toolkit.core import Array, child_seed
+from toolkit.envs import Behaviour, Split, Suite, context_array
+
+EPISODES = 200
+"""Episodes on each split behind every recorded reference."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Means over the episodes one behaviour played on one split."""
+
+    mean_return: float
+    success: float  # share of episodes whose last step was a success
+
+
+def read_context(
+    suite: Suite, options: dict[str, Any] | None, *, seed: int | None, np_random: np.random.Generator
+) -> Array:
+    """The context (C,) float64 that a reset asks for; without one, a training context drawn by `seed`.
+
+    With neither, the seed comes from the environment's own generator. Raises ValueError for other options
+    or a context that does not fit.
+    """
+    given = dict(options or {})
+    context = given.pop("context", None)
+    if given:
+        raise ValueError(f"unknown reset options {sorted(given)} for suite {suite.name!r}; expected only 'context'")
+    if context is not None:
+        return context_array(context, suite.context_names)
+    if seed is None:
+        seed = int(np_random.integers(2**31))
+    return suite.contexts("train", 1, seed=seed)[0]
+
+
+def random_policy(space: gym.Space, *, rng: np.random.Generator) -> Behaviour:
+    """Uniform over an action box (A,) float32, or over the integers of a discrete space.
+
+    Raises TypeError for other spaces and ValueError for a box without finite limits.
+    """
+    if isinstance(space, spaces.Discrete):
+        first, count = int(space.start), int(space.n)
+        return lambda obs: np.asarray(rng.integers(first, first + count))
+    if not isinstance(space, spaces.Box):
+        raise TypeError(f"action space is {type(space).__name__}; expected Box or Discrete")
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"action limits are {low.tolist()} to {high.tolist()}; a uniform policy needs finite limits")
+    return lambda obs: low + (high - low) * rng.random(low.shape, np.float32)
+
+
+def measure(suite: Suite, split: Split, policy: str, *, episodes: int = EPISODES, seed: int = 0) -> Measurement:
+    """Mean return and success of the suite's "random" or "expert" `policy`, one episode in each of the first contexts.
+
+    A pure function of its arguments on one machine; neither policy's numbers depend on the other's.
+    """
+    if policy not in ("random", "expert"):
+        raise ValueError(f"unknown policy {policy!r}; expected 'random' or 'expert'")
+    env = suite.make()
+    returns, successes = [], []
+    for index, context in enumerate(suite.contexts(split, episodes, seed=seed)):
+        rng = np.random.default_rng(child_seed(seed, "measure", policy, split, index))
+        act = suite.expert(context, rng=rng) if policy == "expert" else random_policy(env.action_space, rng=rng)
+        obs, _ = env.reset(seed=child_seed(seed, "measure", split, index), options={"context": context})
+        total, over, info = 0.0, False, {"success": False}
+        while not over:
+            obs, reward, terminated, truncated, info = env.step(act(obs))
+            total += float(reward)
+            over = terminated or truncated
+        returns.append(total)
+        successes.append(bool(info["success"]))
+    env.close()
+    return Measurement(float(np.mean(returns)), float(np.mean(successes)))
+
+
+def main(suite: Suite) -> None:
+    """Print `references` as it should stand in the suite, with success rates as comments."""
+    print(f"    references: ClassVar[dict[str, Reference]] = {{  # means of {EPISODES} episodes each")
+    for split in get_args(Split):
+        random, expert = (measure(suite, split, policy) for policy in ("random", "expert"))
+        print(f"        # success: random {random.success:.3f}, expert {expert.success:.3f}")
+        print(f'        "{split}": Reference(random={random.mean_return:.4f}, expert={expert.mean_return:.4f}),')
+    print("    }")

@@ -1,9 +1,16 @@
-"""Figures: one file each. A figure draws given numbers on given axes; it computes, styles and saves nothing."""
+"""Figures: one file each. A figure draws given numbers on given axes; it computes, styles and saves nothing.
+
+`save` does the styling and saving: PNG, SVG and the CSV of the numbers drawn, the same bytes each time.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,13 +18,97 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+# Okabe and Ito's colours, told apart with any colour vision; pale yellow last, as it is weakest on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 3.0,
+    "svg.fonttype": "path",  # drawn, so the picture needs no font of the reader's
+}
+FEW = 10  # runs; below this a picture says so
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A module in this folder defines `FIGURE = Figure(...)` and is listed, drawn and reported by being there."""
+    """A module in this folder defines `FIGURE = Figure(...)` and is listed, drawn and reported by being there.
+
+    `rows` raises ValueError, saying why, if the figure does not apply to the records.
+    """
 
     name: str
     caption: str  # one or two sentences for the report: what is drawn and how to read it
     rows: Callable[[Sequence[Any]], list[Row]]  # evaluation records -> the numbers drawn; this is the CSV
     draw: Callable[[Sequence[Axes], list[Row]], None]  # draws the rows on the panels
     panels: Callable[[list[Row]], int] = lambda rows: 1  # how many axes `draw` wants
+    size: Callable[[list[Row]], tuple[float, float]] = lambda rows: (4.6, 3.2)  # inches of one panel
+
+
+def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int = 160) -> list[Path]:
+    """Write NAME.png, NAME.svg and NAME.csv into `folder` (made if absent) and return their paths in that order.
+
+    The same records give the same bytes. Raises ValueError if the figure does not apply to the records.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    rows = figure.rows(records)
+    if not rows:
+        raise ValueError(f"figure {figure.name!r} has nothing to draw from {len(records)} records")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{figure.name}.{ending}" for ending in ("png", "svg", "csv")]
+    count = figure.panels(rows)
+    columns = count if count <= 3 else ceil(sqrt(count))
+    lines = ceil(count / columns)
+    width, height = figure.size(rows)
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "svg.hashsalt": figure.name}):
+        canvas = Canvas(figsize=(width * columns, height * lines), layout="constrained")
+        grid = canvas.subplots(lines, columns, squeeze=False, sharex=count > 1, sharey=count > 1).ravel()
+        for spare in grid[count:]:
+            spare.remove()
+        figure.draw(list(grid[:count]), rows)
+        for axes in grid[:count]:  # shared axes hide the numbers of inner panels
+            axes.tick_params(labelbottom=True)
+        canvas.savefig(paths[0], dpi=dpi, metadata={"Software": None})
+        canvas.savefig(paths[1], metadata={"Date": None, "Creator": None})
+    paths[2].write_text(to_csv(rows), encoding="utf-8")
+    return paths
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV with a heading of every key, in order of first appearance; None and absent are empty."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def look(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Name -> (colour, marker), by place in the sorted names; from the ninth on colours meet other markers."""
+    return {n: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, n in enumerate(sorted(set(names)))}
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """'n = 6 runs (3 draws)' for the summary rows of a picture, with a warning below ten."""
+
+    def span(key: str) -> str:
+        values = sorted({row[key] for row in rows if row.get(key) is not None})
+        return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+    least = min(row["runs"] for row in rows)
+    plural = "" if span("runs") == "1" else "s"
+    draws = f"{span('draws')} draw{'' if span('draws') == '1' else 's'}"
+    warning = "; fewer than 10 seeds" if least < FEW else ""
+    return f"n = {span('runs')} run{plural} ({draws}){warning}"

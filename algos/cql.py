@@ -58,6 +58,8 @@ class CQLConfig(LearnerConfig):
     """Actions sampled for each state from each of three proposals: pi(s), pi(s') and uniform."""
     weight: float = 5.0
     """Weight of the conservative term."""
+    reward_scale: float = 1.0
+    """Rewards are multiplied by this; the weight of the conservative term is relative to their size."""
     lagrange_threshold: float | None = None
     """Learn a multiplier that holds the weighted gap near this number; None keeps the weight fixed."""
     entropy_backup: bool = False
@@ -65,7 +67,7 @@ class CQLConfig(LearnerConfig):
 
     def __post_init__(self) -> None:
         check_hidden(self.hidden)
-        check_positive(self, "actor_lr", "critic_lr", "tau", "samples")
+        check_positive(self, "actor_lr", "critic_lr", "tau", "samples", "reward_scale")
         check_fraction(self, "discount", "tau")
         if self.weight < 0:
             raise ValueError(f"weight must not be negative, got {self.weight}")
@@ -168,7 +170,7 @@ class CQL(Checkpointed):
             next_q = values(self.targets, next_s, sampled[1, :, count:]).squeeze(-1).amin(0)
             if config.entropy_backup:
                 next_q = next_q - self.log_temperature.exp() * log_density[1, :, count]
-            target = reward + config.discount * alive * next_q
+            target = config.reward_scale * reward + config.discount * alive * next_q
             here, there = sampled[:, :, :count]
             proposals = torch.cat([a.unsqueeze(1), here, there, uniform], dim=1)  # (B, 1 + 3K, A)
             log_uniform = torch.full_like(uniform[..., 0], -self.action_dim * math.log(2))

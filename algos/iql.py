@@ -35,7 +35,8 @@ class IQLConfig(LearnerConfig):
     Against d3rlpy 2.8.1: the three losses are equal. There, the log standard deviation is
     -5 + 7 sigmoid(x) instead of a clamped x; Q's target uses V before its step of this update, here
     V after it; and V and Q share an optimiser. Against the authors' code: layers start uniform in
-    +-1/sqrt(inputs) instead of orthogonal, and rewards are not rescaled.
+    +-1/sqrt(inputs) instead of orthogonal. The authors scale locomotion rewards so that returns span 1000;
+    here `reward_scale` says so openly and is 1 unless set.
     """
 
     name: ClassVar[str] = "iql"
@@ -53,6 +54,8 @@ class IQLConfig(LearnerConfig):
     """0.5 fits the mean value of dataset actions; towards 1, the best of them."""
     beta: float = 3.0
     """Inverse temperature of the advantage weights; 0 clones the data."""
+    reward_scale: float = 1.0
+    """Rewards are multiplied by this; beta = 3 presumes advantages of about one, so bring them there."""
     max_weight: float = 100.0
     """Ceiling of the advantage weights."""
     cosine_steps: int = 0
@@ -60,7 +63,7 @@ class IQLConfig(LearnerConfig):
 
     def __post_init__(self) -> None:
         check_hidden(self.hidden)
-        check_positive(self, "lr", "tau", "max_weight")
+        check_positive(self, "lr", "tau", "max_weight", "reward_scale")
         check_fraction(self, "discount", "tau")
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}")
@@ -141,7 +144,7 @@ class IQL(Checkpointed):
         with torch.no_grad():
             v, next_v = self.value(torch.stack([s, next_s])).squeeze(-1)
             weight = advantage_weight(q - v, config.beta, config.max_weight)
-            target = reward + config.discount * alive * next_v
+            target = config.reward_scale * reward + config.discount * alive * next_v
         pi_loss = actor_loss(self.actor.log_prob(s, a).sum(-1), weight)
         for group in self.actor_optimizer.param_groups:
             group["lr"] = self.actor_lr()

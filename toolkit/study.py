@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -120,30 +121,29 @@ def _collect_one(design: Design, dataset: Dataset, out: str) -> None:
 
 
 def _runs(design: Design, out: Path) -> Iterator[RunConfig]:
-    """Every run's configuration, costliest learners first as the design lists them."""
+    """Every run's configuration; learners take turns, so that the time left is told fairly throughout."""
     horizon = find_suite(design.suite).max_steps
-    for learner, options in design.learners.items():
-        for dataset in design.datasets():
-            for size in design.sizes:
-                for seed in range(design.seeds):
-                    yield configure(
-                        learner,
-                        options=options,
-                        store=out / "data" / dataset.name,
-                        view=f"n{size}",
-                        steps=design.steps,
-                        batch_size=design.batch_size,
-                        seed=dataset.draw * 1000 + seed,
-                        episodes=design.episodes,
-                        splits=design.splits,
-                        device="cpu",
-                        tags={
-                            "draw": dataset.draw,
-                            "size": size * horizon,
-                            "contexts": dataset.contexts,
-                            "coverage": dataset.coverage,
-                        },
-                    )
+    for dataset, size, seed in product(design.datasets(), design.sizes, range(design.seeds)):
+        tags = {
+            "draw": dataset.draw,
+            "size": size * horizon,
+            "contexts": dataset.contexts,
+            "coverage": dataset.coverage,
+        }
+        for learner, options in design.learners.items():
+            yield configure(
+                learner,
+                options=options,
+                store=out / "data" / dataset.name,
+                view=f"n{size}",
+                steps=design.steps,
+                batch_size=design.batch_size,
+                seed=dataset.draw * 1000 + seed,
+                episodes=design.episodes,
+                splits=design.splits,
+                device="cpu",
+                tags=tags,
+            )
 
 
 def _train(configs: list[RunConfig], out: Path, slots: int) -> None:

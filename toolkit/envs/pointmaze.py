@@ -249,7 +249,7 @@ def _simulator(max_steps: int) -> gym.Env:
     except ImportError as error:
         raise ImportError(
             f"suite 'pointmaze' cannot import {error.name or error}; "
-            "pip install 'gymnasium-robotics>=1.3.1' 'mujoco>=3.2,<3.4'"
+            "pip install 'gymnasium-robotics>=1.3.1' 'mujoco>=3.1,<3.4'"
         ) from error
     finally:
         gym.logger.min_level = level

@@ -8,8 +8,8 @@ from itertools import product
 
 import numpy as np
 
-from toolkit.claim import Cell
 from toolkit.records import Record
+from toolkit.runs import Cell
 
 FAMILIES = {"bc": "supervised", "cql": "offline_rl", "iql": "offline_rl", "mpc": "model_based"}
 SIZES, CONTEXTS, COVERAGES = (2_000, 20_000), (2, 16), (0.1, 0.5)

@@ -8,8 +8,9 @@ import json
 import pytest
 from fake_records import FAMILIES, GRID, TOP, fake_records
 
-from toolkit import claim
+from toolkit import claim, words
 from toolkit.claim import analyse
+from toolkit.runs import AXES
 
 
 def gap(learner, cell):
@@ -24,7 +25,7 @@ def closing(learner, cell):
 
 def test_equal_and_good_with_many_draws_is_supported():
     found = analyse(fake_records(draws=12), seed=0)
-    for axis in ("overall", *claim.AXES):
+    for axis in ("overall", *AXES):
         assert found.verdict("strong", axis).outcome == "supported"
         assert found.verdict("weak", axis).outcome == "supported"
     assert all(p.equivalent for p in found.pairs)
@@ -69,7 +70,7 @@ def test_a_gap_that_is_closing_is_not_refuted():
     assert found.regret["model_based"].low > 0.2
     verdict = found.verdict("strong", "size")
     assert verdict.outcome == "inconclusive"
-    assert "more data might still close it" in verdict.reason
+    assert "might still close with more data" in verdict.reason
 
 
 def test_failing_alike_is_not_support():
@@ -107,12 +108,14 @@ def test_more_runs_are_never_promised_when_the_truth_lies_between_the_margins():
     assert found.verdict("strong").outcome == "inconclusive"
     assert found.verdict("strong").draws_needed == float("inf")
     assert "would not decide" in found.verdict("strong").reason
+    assert "support needs every two families within 0.1" in found.verdict("strong").reason
+    assert "refutation needs a family over 0.2 behind the best" in found.verdict("strong").reason
 
 
 @pytest.mark.parametrize(("draws", "seeds"), [(1, 1), (1, 4), (2, 1), (3, 1)])
 def test_few_runs_never_crash(draws, seeds):
     found = analyse(fake_records(draws=draws, seeds=seeds), seed=0)
-    text = claim.verdict_table(found)
+    text = words.verdict_table(found)
     json.dumps(found.to_json(), allow_nan=False)
     if draws == 1:
         assert {v.outcome for v in found.verdicts} == {"inconclusive"}
@@ -152,7 +155,10 @@ def test_missing_runs_are_named():
         for r in fake_records()
         if not (r.learner == "iql" and r.seed == 2001 and r.tags["draw"] == 2 and r.tags["size"] == 2_000)
     ]
-    with pytest.raises(ValueError, match=r"runs are missing: iql on N 2,000, C 2, A 0.1, pointmaze, draw 2, seed 2001"):
+    with pytest.raises(
+        ValueError,
+        match=r"iql on 2,000 transitions, 2 contexts, coverage 0.1, pointmaze, draw 2, seed 2001",
+    ):
         analyse(records, seed=0)
 
 
@@ -170,6 +176,44 @@ def test_missing_episodes_tags_and_splits_are_named():
         analyse(fake_records(splits=["seen"]), seed=0)
     with pytest.raises(ValueError, match="no run has the top cell"):
         analyse(fake_records(cells=[GRID[0], (20_000, 2, 0.1), (2_000, 16, 0.5)]), seed=0)
+
+
+def test_scores_at_different_steps_or_on_different_scales_are_not_compared():
+    records = fake_records(draws=2)
+
+    def changed(**fields):
+        return [dataclasses.replace(r, **fields) if r.run == records[0].run else r for r in records]
+
+    with pytest.raises(ValueError, match=r"ended at different steps: bc .*: step 500 of 1000"):
+        analyse(changed(step=500), seed=0)
+    with pytest.raises(ValueError, match=r"different references \(random, expert\): pointmaze interpolated"):
+        analyse(changed(random=-40.0), seed=0)
+    with pytest.raises(ValueError, match=r"references .* the expert's above the random policy's"):
+        analyse(changed(random=150.0, expert=-50.0), seed=0)
+    with pytest.raises(ValueError, match="references"):
+        analyse(changed(expert=float("inf")), seed=0)
+    with pytest.raises(ValueError, match="not finite"):
+        analyse(changed(behaviour=float("nan")), seed=0)
+    mpc = [dataclasses.replace(r, step=700) if r.learner == "mpc" else r for r in records]
+    assert len(analyse(mpc, seed=0).families) == 3  # an arm of equal compute: learners may differ in steps
+
+
+def test_two_suites_are_pooled_as_strata():
+    """A difference between suites is not uncertainty, and the draws of both count towards the degrees of freedom."""
+    one = fake_records(draws=3, seed_sd=0.05)
+    two = [
+        dataclasses.replace(r, suite="pendulum", run="p" + r.run, episode_return=r.episode_return + 20)
+        for r in fake_records(draws=3, seed_sd=0.05, seed=1)
+    ]
+    found = analyse(one + two, seed=0)
+    assert found.suites == ["pendulum", "pointmaze"]
+    assert found.family_scores["supervised"].value == pytest.approx(0.75, abs=0.06)
+    apart = [analyse(x, seed=0).family_scores["supervised"] for x in (one, two)]
+    assert found.family_scores["supervised"].value == pytest.approx(sum(e.value for e in apart) / 2)
+    widths = [e.high - e.low for e in [found.family_scores["supervised"], *apart]]
+    assert widths[0] < max(widths[1:])
+    with pytest.raises(ValueError, match=r"runs are missing: bc on .*, pendulum"):
+        analyse(one + [r for r in two if r.run != two[0].run], seed=0)
 
 
 def test_two_runs_in_one_place_are_named():
@@ -211,6 +255,29 @@ def test_an_axis_with_one_level_is_left_open_and_a_star_design_will_do():
     assert "one level" in found.verdict("strong", "coverage").reason
 
 
+def test_without_a_varied_axis_no_number_of_draws_is_promised():
+    """Refutation needs a slope, so one cell can never refute, however clear the gap."""
+    found = analyse(fake_records(gap, cells=[TOP], draws=8), seed=0)
+    assert found.regret["offline_rl"].low > 0.2
+    assert found.verdict("strong").outcome == "inconclusive"
+    assert found.verdict("strong").draws_needed == float("inf")
+    assert "none was varied" in found.verdict("strong").reason
+
+
+def test_the_slope_is_on_log_size_log_contexts_and_coverage_itself():
+    """mpc trails by 0.4 on the least coverage: three families 0, 0, -0.4 lie sqrt(0.16 / 3) apart."""
+    cells = [(20_000, 16, a) for a in (0.1, 0.5)]
+    records = fake_records(lambda n, c: 0.8 - 0.4 * (n == "mpc" and c[2] == 0.1), cells=cells, seed_sd=1e-9)
+    slope = next(s for s in analyse(records, seed=0).slopes if s.axis == "coverage")
+    assert (slope.per, slope.at) == ("unit", 1.0)
+    assert slope.slope.value == pytest.approx(-((0.16 / 3) ** 0.5) / 0.4, abs=1e-6)
+    cells = [(n, 16, 0.5) for n in (200, 20_000)]
+    records = fake_records(lambda n, c: 0.8 - 0.4 * (n == "mpc" and c[0] == 200), cells=cells, seed_sd=1e-9)
+    slope = next(s for s in analyse(records, seed=0).slopes if s.axis == "size")
+    assert (slope.per, slope.at) == ("tenfold", 200_000)
+    assert slope.slope.value == pytest.approx(-((0.16 / 3) ** 0.5) / 2, abs=1e-6)
+
+
 def test_coverage_zero_is_walked_on_a_linear_scale():
     cells = [(20_000, 16, a) for a in (0.0, 0.5)]
     slope = next(s for s in analyse(fake_records(cells=cells, draws=4), seed=0).slopes if s.axis == "coverage")
@@ -219,7 +286,7 @@ def test_coverage_zero_is_walked_on_a_linear_scale():
 
 
 def test_table_is_aligned_and_names_range_and_runs():
-    text = claim.verdict_table(analyse(fake_records(), seed=0))
+    text = words.verdict_table(analyse(fake_records(), seed=0))
     lines = text.splitlines()
     assert lines[0].index("weak reading") == lines[2].index("supported")
     assert "within this range" in text

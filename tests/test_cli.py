@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from toolkit.cli import main
 from toolkit.collect import collect
+from toolkit.store import ReplayStore
 
 COLLECT = ["collect", "pendulum", "--episodes", "6", "--contexts", "3", "--coverage", "0.5"]
 
@@ -54,6 +58,8 @@ def test_help_and_records_load_no_torch():
         (["train", "iql", "--store", "STORE", "--view", "../x"], "not a valid name"),
         (["train", "iql", "--store", "STORE", "--device", "tpu9"], "tpu9"),
         (["train", "d3rlpy", "--store", "STORE", "--learner.algo", "nope"], "nope"),
+        (["train", "iql", "--store", "STORE", "--device", "meta"], "cannot be used"),
+        (["train", "iql", "--store", "STORE", "--splits", "seen", "seen"], "each split once"),
         (["train"], ""),
         (["collect", "pendulm", "--out", "x.zarr"], "did you mean 'pendulum'"),
         (["collect", "pendulum", "--out", "x.zarr", "--coverage", "2"], "coverage must lie in [0, 1], got 2"),
@@ -151,3 +157,62 @@ def test_collecting_again_continues_and_extends(tmp_path, capsys):
     code, _, err = call(*COLLECT, "--out", path, "--episodes", "4", capsys=capsys)
     assert code == 2
     assert "holds 9 episodes already" in err
+
+
+def test_a_diverging_run_fails_with_a_message_and_code_1(store, tmp_path, capsys):
+    flags = ["--steps", "200", "--learner.lr", "1e30", "--learner.hidden", "8", "--out", str(tmp_path)]
+    code, _, err = call("train", "bc", "--store", str(store), *flags, capsys=capsys)
+    assert code == 1
+    assert "not finite at step 200; lower the learning rate" in err
+    assert "Traceback" not in err
+
+
+def test_a_flag_may_have_a_learners_name_for_its_value(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--store", str(store), "--steps", "2", "--episodes", "0"]
+    code, out, err = call("train", "--out", "iql", "bc", *flags, capsys=capsys)
+    assert code == 0, err
+    assert out.startswith("iql/bc-seed0-")
+
+
+def test_without_splits_there_is_no_evaluation_and_evaluating_nothing_is_an_error(store, tmp_path, capsys):
+    flags = ["--steps", "2", "--splits", "--out", str(tmp_path)]
+    code, out, _ = call("train", "bc", "--store", str(store), *flags, capsys=capsys)
+    assert code == 0
+    code, _, err = call("eval", out.split()[-1], capsys=capsys)
+    assert code == 2
+    assert "nothing to evaluate" in err
+
+
+COMMAND = [sys.executable, "-m", "toolkit.cli"]
+
+
+def test_a_reader_that_went_away_is_no_error_message(store):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*COMMAND, "data", "info", str(store)], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_collect_stops_at_a_signal_commits_and_continues_to_the_same_episodes(store, tmp_path, number, workers):
+    flags = ["--contexts", "3", "--coverage", "0.5", "--workers", workers, "--out", str(tmp_path / "d.zarr")]
+    process = subprocess.Popen(
+        [*COMMAND, "collect", "pendulum", "--episodes", "1000000", *flags],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "d.zarr" / "segments").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    found = ReplayStore.open(tmp_path / "d.zarr")
+    known = ReplayStore.open(store)
+    n = min(len(found), len(known))
+    assert n > 0
+    assert (found.episodes["uid"][:n] == known.episodes["uid"][:n]).all()

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from toolkit import registry
-from toolkit.collect import BLOCK, behaviour_name, behaviour_policy, rollout, stream
+from toolkit.collect import BLOCK, behaviour_name, behaviour_policy, collect, rollout, stream
 from toolkit.core import Episode
+from toolkit.engines.local import only_one
 from toolkit.envs._measure import random_policy
+from toolkit.store import ReplayStore
 
 PENDULUM = registry.suite("pendulum")
 ARGUMENTS = {"episodes": 8, "contexts": 3, "coverage": 0.3, "noise": 0.1, "seed": 4}
@@ -200,3 +202,31 @@ def test_arguments_that_do_not_fit_are_refused_at_the_call(changed, complaint):
 def test_an_unknown_suite_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'pendulum'"):
         stream("pendulm", **ARGUMENTS)
+
+
+def test_an_interrupted_collection_commits_and_continues_to_the_same_episodes(tmp_path):
+    def interrupt(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    arguments = {"episodes": 6, "contexts": 3, "coverage": 0.3, "seed": 4}
+    with pytest.raises(KeyboardInterrupt):
+        collect("pendulum", out=tmp_path / "parts", progress=interrupt, **arguments)
+    assert len(ReplayStore.open(tmp_path / "parts")) == 3
+    parts, whole = (collect("pendulum", out=tmp_path / name, **arguments) for name in ("parts", "whole"))
+    assert (parts.episodes["uid"] == whole.episodes["uid"]).all()
+
+
+def test_two_processes_cannot_collect_into_one_store(tmp_path):
+    arguments = {"out": tmp_path / "s", "contexts": 3}
+    collect("pendulum", episodes=2, **arguments)
+    with only_one(tmp_path / "s"):
+        assert len(collect("pendulum", episodes=2, **arguments)) == 2, "a finished one needs no lock"
+        with pytest.raises(BlockingIOError, match="another process"):
+            collect("pendulum", episodes=3, **arguments)
+    assert len(ReplayStore.open(tmp_path / "s")) == 2
+
+
+def test_contexts_that_no_episode_reaches_cost_nothing():
+    (episode,) = stream("pendulum", **ARGUMENTS | {"episodes": 1, "contexts": 10**26})
+    assert episode.columns["context"] == PENDULUM.contexts("train", 1, seed=4)[0].tolist()

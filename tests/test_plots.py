@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import subprocess
 import sys
 
@@ -86,9 +87,22 @@ def test_seen_unseen_gap_is_paired_by_run():
         registry.figures()["seen_unseen"].rows(fake_records(splits=["interpolated"]))
 
 
+def test_seen_unseen_serves_extrapolated_contexts_alone_and_several_suites(tmp_path):
+    records = fake_records(cells=SMALL, splits=["seen", "extrapolated"], draws=1)
+    two = [dataclasses.replace(r, suite="pendulum", run=f"p{r.run}") for r in records]
+    figure = registry.figures()["seen_unseen"]
+    rows = figure.rows(records + two)
+    assert {r["split"] for r in rows} == {"extrapolated"}
+    assert len({r["data"] for r in rows}) == 2 * len(SMALL)
+    plots.save(figure, records + two, tmp_path, dpi=50)
+    with pytest.raises(ValueError, match="scaling needs an evaluation on interpolated contexts"):
+        registry.figures()["scaling"].rows(records)
+
+
 def test_few_runs_are_said_to_be_few():
     row = {"runs": 6, "draws": 3}
-    assert plots.counts([row]) == "n = 6 runs (3 draws); fewer than 10 seeds"
+    assert plots.counts([row]) == "n = 6 runs (3 draws), fewer than 10"
+    assert plots.counts([row], "point") == "n = 6 runs a point (3 draws), fewer than 10"
     assert "fewer" not in plots.counts([{"runs": 12, "draws": 4}])
     assert plots.counts([row, {"runs": 8, "draws": 3}]).startswith("n = 6 to 8 runs")
 
@@ -101,7 +115,8 @@ def test_a_learner_keeps_its_colour_and_no_two_look_alike():
 
 def test_statistics_figures_and_report_load_neither_torch_nor_pyplot():
     code = (
-        "import sys, toolkit.stats, toolkit.claim, toolkit.plots, toolkit.report, toolkit.plots.comparison, "
-        "toolkit.plots.scaling, toolkit.plots.unseen; sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
+        "import sys, toolkit.stats, toolkit.claim, toolkit.words, toolkit.plots, toolkit.report, "
+        "toolkit.plots.comparison, toolkit.plots.scaling, toolkit.plots.unseen; "
+        "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -52,7 +52,11 @@ def written(tmp_path_factory):
         records=records,
         analysis=analyse(records, seed=0),
         figures=["comparison", folder / "figures" / "scaling.png", "seen_unseen"],
-        design={"steps": 1000, "threats": {"Environment determinism": "Noisy <here>."}},
+        design={
+            "steps": 1000,
+            "notes": (f"Proves {EVIL} only.",),
+            "threats": {"Environment determinism": "Noisy <here>."},
+        },
         datasets=[{"name": EVIL, "SACo": 0.123456, f"{EVIL} bits": 2, "entropy": {"state": 1.5}}],
         runs=[{"learner": {"name": n, "lr": 3e-4}, "seed": 0} for n in ("bc", EVIL)],
         timings={"collect": 1.5, "train": 2.0},
@@ -97,6 +101,21 @@ def test_the_page_holds_verdict_range_figures_numbers_threats_and_command(writte
         assert words in page
     assert 'name="viewport"' in page
     assert "@media print" in page
+
+
+def test_a_reader_meets_verdict_notes_words_and_direction_before_any_table(written):
+    page = written[0].read_text()
+    places = [
+        page.index(found)
+        for found in (
+            "Weak reading", "Strong reading", "Proves &lt;script&gt;", "Student&#x27;s factor is 4.3",
+            "Words used here",
+            "large and diverse data beat small and narrow data for",
+            "<table>", "no mistake: the noise",
+        )
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert page.count("Proves") == 1
 
 
 def test_same_input_same_bytes(written):

@@ -198,6 +198,15 @@ def test_runs_needed_reach_the_power_they_promise(rng):
     assert 0.72 <= cleared <= 0.9
 
 
+def test_runs_for_equivalence_grow_with_the_effect_without_a_jump():
+    """A true difference of almost nothing needs as many draws as none; both margins have to be cleared."""
+    needed = [stats.draws_for_equivalence(0.1, effect=e) for e in (0.0, 1e-9, 0.01, 0.03, 0.06, 0.09)]
+    assert needed[0] == needed[1]
+    assert needed == sorted(needed)
+    assert stats.draws_for_equivalence(0.1, effect=-0.06) == needed[4]
+    assert stats.draws_for_equivalence(0.0, effect=0.06) == 2
+
+
 def test_no_number_of_runs_makes_unequal_equal():
     assert stats.draws_for_equivalence(0.1, effect=0.1) == inf
     assert stats.draws_for_bound(0.1, 0.0) == inf

@@ -321,3 +321,51 @@ def test_a_write_that_fails_commits_nothing_and_says_where(tmp_path, schema):
         writer.commit()
     assert len(ReplayStore.open(store.path)) == 1
     assert not [p for p in store.path.rglob("*.partial") if os.path.exists(p)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"obs": np.full((6, 3), 1e39)}, "beyond 1.7e.38, which float32 cannot hold"),
+        ({"reward": np.full(5, -3e38, np.float32)}, "beyond 1.7e.38"),
+        ({"terminated": "no"}, "terminated is 'no'; expected True or False"),
+        ({"columns": {"context": [np.nan]}}, "1 finite numbers"),
+        ({"columns": {"context": [0.0], "seed": 1 << 63}}, "expected an integer from 0"),
+        ({"columns": {"context": [0.0], "seed": None}}, "seed is None"),
+        ({"columns": {"context": [0.0], "success": "no"}}, "success is 'no'"),
+    ],
+)
+def test_what_cannot_be_stored_as_it_is_is_refused_not_changed(tmp_path, schema, change, message):
+    store = ReplayStore.create(tmp_path / "s.zarr", schema)
+    with pytest.raises(ValueError, match=message):
+        store.writer().append(replace(good(), **change))
+    assert not (store.path / "segments").exists()
+
+
+def test_a_single_episode_of_a_deleted_chunk_is_an_error_never_zeros(make_store):
+    store = make_store([40])
+    next((store.path / "segments").rglob("action/c/0/0")).unlink()
+    with pytest.raises(StoreError, match="episode 0 is not what was committed"):
+        store.episode(0)
+
+
+def test_the_uid_is_that_of_the_content_as_stored(tmp_path, schema):
+    uids = []
+    for name, kind in (("a", np.float32), ("b", np.float64)):
+        store = ReplayStore.create(tmp_path / name, schema)
+        with store.writer() as writer:
+            writer.append(replace(good(), action=good().action.astype(kind)))
+        uids.append(bytes(ReplayStore.open(store.path).episodes["uid"][0]))
+    assert uids[0] == uids[1]
+
+
+def test_a_store_appears_whole_or_not_at_all(tmp_path, schema, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "x")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(layout, "publish", full)
+        with pytest.raises(OSError, match="No space"):
+            ReplayStore.create(tmp_path / "s.zarr", schema)
+    assert list(tmp_path.iterdir()) == []
+    assert len(ReplayStore.create(tmp_path / "s.zarr", schema)) == 0

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.claim import verdict_table
 from toolkit.design import SMOKE, Design
 from toolkit.engines.local import TaskFailed, map_tasks
 from toolkit.records import load, run_folders
 from toolkit.store import ReplayStore
 from toolkit.study import RunsFailed, claim
+from toolkit.words import verdict_table
 
 TINY = replace(
     SMOKE,
@@ -151,6 +151,33 @@ def crash(how: str) -> str:
     if how == "raise":
         raise ValueError("on purpose")
     return how
+
+
+def linger(path: str) -> None:
+    Path(path).touch()
+    time.sleep(600)
+
+
+def test_workers_stop_when_the_driver_is_killed(tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import os, sys; sys.path.insert(0, sys.argv[2]); from test_study import linger, map_tasks\n"
+        "if __name__ == '__main__': list(map_tasks([(linger, (sys.argv[1],))], slots=1))\n"
+    )
+    argv = [sys.executable, str(script), str(tmp_path / "began"), str(Path(__file__).parent)]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "began").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.communicate(timeout=20)[1] == "", "the worker holds standard error until it ends"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000])
+def test_a_damaged_file_of_a_study_is_named(tmp_path, text):
+    (tmp_path / "design.json").write_text(text)
+    with pytest.raises(ValueError, match=r"design\.json"):
+        claim(TINY, out=tmp_path)
 
 
 def test_a_task_that_crashes_touches_no_other():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_two_processes_cannot_work_on_one_run(store, tmp_path):
     config = configured(store)
     folder = tmp_path / config.folder_name
     folder.mkdir()
-    with train._only_one(folder), pytest.raises(BlockingIOError, match="another process"):
+    with train.only_one(folder), pytest.raises(BlockingIOError, match="another process"):
         train.run(config, tmp_path)
 
 
@@ -214,3 +215,51 @@ def test_outcomes_do_not_depend_on_how_many_environments_run_together(store, row
     assert policy.firsts == 5
     alone = [rollouts(Counting(1), pendulum, store.schema, contexts[i : i + 1], [i])[0][0] for i in range(5)]
     assert outcomes == alone
+
+
+@pytest.mark.parametrize("name", ["config.json", "spec.json", "checkpoint/checkpoint.json", "episodes.jsonl"])
+def test_a_damaged_file_of_a_run_is_an_error_that_names_it(store, tmp_path, name):
+    folder = train.run(configured(store, steps=5), tmp_path)
+    path = folder / name
+    data = path.read_bytes()
+    flipped = bytearray(data)
+    digit = next(i for i in range(len(data) // 2, len(data)) if chr(data[i]) in "02468")
+    flipped[digit] ^= 1  # still JSON, but another number
+    for damaged in (b"", data[: len(data) // 2], b"[1]", b"{}", b"[" * 100_000, b"\xff\xfe", bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=str(folder)):
+            (load if name == "episodes.jsonl" else train.evaluate)(folder)
+
+
+def test_a_finished_run_follows_its_store(store, tmp_path):
+    folder = train.run(configured(store), tmp_path)
+    shutil.copytree(store.path, tmp_path / "moved.zarr")
+    assert train.run(replace(configured(store), store=str(tmp_path / "moved.zarr")), tmp_path) == folder
+    assert read_config(folder).store == str(tmp_path / "moved.zarr")
+
+
+def test_an_interrupt_while_saving_for_the_last_time_is_heard(store, tmp_path, monkeypatch):
+    config, write = configured(store), checkpoint.write
+
+    def interrupting(folder, state):
+        write(folder, state)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as once:
+        once.setattr(checkpoint, "write", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config, tmp_path)
+    assert len(load(train.run(config, tmp_path))) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 10**26}, "batch_size must be at most"),
+        ({"threads": 10**26}, "threads must be at most"),
+        ({"splits": ("seen", "seen")}, "each split once"),
+    ],
+)
+def test_settings_out_of_range_are_refused(store, change, message):
+    with pytest.raises(ValueError, match=message):
+        configured(store, **change)

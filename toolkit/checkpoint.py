@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from toolkit.records import replace_json
-from toolkit.store.files import write_durably
+from toolkit.records import read_object, replace_json
+from toolkit.store.files import digest, write_durably
 
 
 def flatten(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -56,7 +57,8 @@ def write(folder: Path, state: dict[str, Any]) -> None:
     data = save(tensors)
     name = f"{sha256(data).hexdigest()[:32]}.safetensors"
     write_durably(folder / name, data)
-    replace_json(folder / "checkpoint.json", {"tensors": name, "state": plain})
+    body = {"tensors": name, "state": plain}
+    replace_json(folder / "checkpoint.json", {**body, "digest": digest(body)})
     for old in folder.glob("*.safetensors"):
         if old.name != name:
             with contextlib.suppress(FileNotFoundError):
@@ -69,13 +71,15 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        meta = json.loads(path.read_bytes())
+        meta = read_object(path)
+        if meta.pop("digest") != digest(meta):
+            raise ValueError(f"{path}: digest does not match its content; the checkpoint is damaged")
         name = str(meta["tensors"])
         data = (folder / Path(name).name).read_bytes()
         if f"{sha256(data).hexdigest()[:32]}.safetensors" != name:
             raise ValueError(f"{folder / name}: content does not match its name; the checkpoint is damaged")
         return unflatten(load(data), meta["state"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"{path}: not a readable checkpoint ({error}); delete {folder} to train from the start"
         ) from None

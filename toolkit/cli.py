@@ -1,13 +1,16 @@
 """The command line, typed by tyro. Learners are loaded only for the commands that need one.
 
-Exit codes: 0 done, 1 some runs failed, 2 wrong input (nothing was started or written), 130 interrupted.
+Exit codes: 0 done, 1 some runs failed, 2 wrong input (nothing was started or written), 130 interrupted, 141 the
+reader of its output went away.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
@@ -41,8 +44,8 @@ class Claim:
     """Runs at a time, one process of one thread each."""
 
     def run(self) -> int:
-        from toolkit.claim import verdict_table
         from toolkit.study import TIERS, claim
+        from toolkit.words import verdict_table
 
         result = claim(
             TIERS[self.suite], out=self.out, slots=self.slots, command=f"packmule claim --suite {self.suite}"
@@ -154,10 +157,12 @@ class Plot:
 
     def run(self) -> int:
         from toolkit.plots._draw import draw_figures
-        from toolkit.records import load
+        from toolkit.records import load, naming
 
-        for path in draw_figures(load(*self.runs), self.figure, self.out):
-            print(path)
+        records = load(*self.runs)
+        with naming(self.out):
+            paths = draw_figures(records, self.figure, self.out)
+        print("\n".join(map(str, paths)))
         return 0
 
 
@@ -170,18 +175,19 @@ class Report:
 
     def run(self) -> int:
         from toolkit.plots._draw import draw_figures
-        from toolkit.records import load, read_config, run_folders
+        from toolkit.records import load, naming, read_config, run_folders
         from toolkit.report import write
 
         records = load(*self.runs)
-        page = write(
-            self.out,
-            title="Runs",
-            records=records,
-            figures=[path for path in draw_figures(records, [], self.out / "figures") if path.suffix == ".svg"],
-            runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
-            command=f"packmule report {' '.join(map(str, self.runs))}",
-        )
+        with naming(self.out):
+            page = write(
+                self.out,
+                title="Runs",
+                records=records,
+                figures=[path for path in draw_figures(records, [], self.out / "figures") if path.suffix == ".svg"],
+                runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
+                command=f"packmule report {' '.join(map(str, self.runs))}",
+            )
         print(page)
         return 0
 
@@ -233,7 +239,7 @@ class _TrainSettings:
         line = ProgressLine(f"train {name}", self.steps)
         folder = train.run(configured, self.out, progress=lambda what, done, total: line.update(done, what))
         line.close()
-        if self.episodes:
+        if self.episodes and self.splits:
             _print_scores(load(folder))
         print(folder)
         return 0
@@ -244,20 +250,24 @@ class Train(_TrainSettings):
     """Train one learner on one store and evaluate it: `packmule train iql --store ...`."""
 
 
-def _train_command(argv: Sequence[str]) -> tuple[type, str]:
-    """The train command with one subcommand a learner, and the learner named in `argv`."""
+def _train_command(argv: Sequence[str]) -> type:
+    """The train command with one subcommand a learner; `argv` names the one that runs."""
     from toolkit import registry
 
     known = registry.learners()
     words = [word for word in argv if not word.startswith("-")]
-    name = next((word for word in words if word in known), "")
-    if not name and words and argv[0] == words[0]:
+    if words and argv[0] == words[0]:
         registry.learner(words[0])  # says what was perhaps meant
     kind = tyro.extras.subcommand_type_from_defaults(known, prefix_names=False)
     command = make_dataclass("Train", [("learner", kind)], bases=(_TrainSettings,), kw_only=True)
     command.__doc__ = _TrainSettings.__doc__
-    command.run = lambda self: self.run_learner(name, self.learner)  # type: ignore[attr-defined]
-    return command, name
+
+    def run(self: Any) -> int:  # a flag's value may be a learner's name too: the parsed configuration decides
+        named = (word for word in words if type(known.get(word)) is type(self.learner))
+        return self.run_learner(next(named), self.learner)
+
+    command.run = run  # type: ignore[attr-defined]
+    return command
 
 
 def _print_scores(records: Sequence[Any]) -> None:
@@ -278,7 +288,7 @@ def parse(argv: Sequence[str]) -> Command:
     """Flags to a command. Raises SystemExit (code 2) with what is wrong, ValueError for an unknown learner."""
     train: type = Train
     if argv and argv[0] == "train":
-        train, _ = _train_command(argv[1:])
+        train = _train_command(argv[1:])
     commands = {
         "claim": Claim,
         "collect": Collect,
@@ -300,22 +310,39 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Wrong input prints one clear message and returns 2; Ctrl-C returns 130."""
+    """Entry point. Wrong input prints one clear message and returns 2; Ctrl-C and SIGTERM return 130."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     return guarded(lambda: parse(sys.argv[1:] if argv is None else argv).run())
 
 
 def guarded(action: Callable[[], int]) -> int:
     """Run `action`, turning errors of input into a message and an exit code. PACKMULE_TRACEBACK=1 shows all."""
     try:
-        return action()
+        try:
+            return action()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, so that a reader who went away is noticed here
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # asking again changes nothing: it is stopping
+            signal.signal(number, signal.SIG_IGN)
         print("\ninterrupted; what was done is saved, the same command continues", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError, BlockingIOError, ImportError, OSError) as error:
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):  # nothing more can be said, also not when Python ends
+            if stream is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+    except (ValueError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         if os.environ.get("PACKMULE_TRACEBACK"):
             raise
-        print(f"packmule: error: {error}", file=sys.stderr)
-        return 2
+        text = str(error).strip() or type(error).__name__
+        if isinstance(error, ValueError | ImportError | OSError):
+            print(f"packmule: error: {text}", file=sys.stderr)
+            return 2
+        print(f"packmule: failed: {text.splitlines()[0]} (PACKMULE_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

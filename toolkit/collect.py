@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from toolkit import registry
 from toolkit.core import Array, Episode, child_seed
-from toolkit.engines.local import TaskFailed, map_tasks
+from toolkit.engines.local import TaskFailed, interrupt_flag, map_tasks, only_one
 from toolkit.envs import Behaviour, Split, Suite, check_split
 from toolkit.envs._measure import random_policy
 from toolkit.store import ReplayStore, Schema
@@ -169,7 +169,7 @@ def stream(
         raise ValueError(f"start {start} and stop {end} do not fit; expected 0 <= start <= stop <= {episodes} episodes")
 
     def play() -> Iterator[Episode]:
-        vectors = suite.contexts(split, contexts, seed=seed)
+        vectors = suite.contexts(split, min(contexts, episodes), seed=seed)  # the first ones are all there are
         env = suite.make()
         try:
             for index in range(start, end):
@@ -207,10 +207,11 @@ def collect(
     """Roll out `episodes` training episodes (see `stream`) into the store `out`, and return it.
 
     Continues an interrupted collection, and extends a finished one to more episodes; episodes stand in the order
-    of the stream whatever the number of `workers` processes. Work is committed twice a minute and at the end.
+    of the stream whatever the number of `workers` processes. Work is committed twice a minute, at the end, and
+    when Ctrl-C stops it.
 
     Raises ValueError, before anything is written, for arguments that do not fit, or if `out` is a store of
-    another collection or holds more episodes already.
+    another collection or holds more episodes already, and BlockingIOError if another process collects into it.
     """
     settings = {"contexts": contexts, "coverage": coverage, "noise": noise, "seed": seed, "split": "train"}
     stream(suite_name, episodes=episodes, **settings)  # type: ignore[arg-type]  # checks the arguments
@@ -218,20 +219,9 @@ def collect(
         raise ValueError(f"workers must be at least 1, got {workers}")
     suite, out = registry.suite(suite_name), Path(out)
     made_by = {"suite": suite_name, "collect": settings}
-    if out.exists():
-        store = ReplayStore.open(out)
-        if store.schema.environment != made_by:
-            raise ValueError(
-                f"{out} was made by {store.schema.environment}, not by {made_by}: give the same flags to continue it, "
-                "or another --out"
-            )
-        if len(store) > episodes:
-            raise ValueError(
-                f"{out} holds {len(store)} episodes already, more than the {episodes} asked for: use a view"
-            )
-    else:
+    if not out.exists():
         env = suite.make()
-        store = ReplayStore.create(
+        ReplayStore.create(
             out,
             Schema.from_spaces(
                 observation=env.observation_space,
@@ -242,17 +232,44 @@ def collect(
             ),
         )
         env.close()
-    writer, last_commit = store.writer(), time.monotonic()
-    arguments = {"episodes": episodes, **settings}
-    for index, episode in enumerate(_ordered(suite_name, arguments, len(store), episodes, workers), len(store)):
-        writer.append(episode)
-        if time.monotonic() - last_commit > COMMIT_SECONDS:
-            writer.commit()
-            last_commit = time.monotonic()
-        if progress is not None:
-            progress(index + 1)
-    writer.commit()
+    store = ReplayStore.open(out)
+    if store.schema.environment != made_by:
+        raise ValueError(
+            f"{out} was made by {store.schema.environment}, not by {made_by}: give the same flags to continue it, "
+            "or another --out"
+        )
+    if len(store) == episodes:
+        return store
+    with only_one(out):
+        store = ReplayStore.open(out)  # another process may have committed before this one had the lock
+        if len(store) > episodes:
+            raise ValueError(
+                f"{out} holds {len(store)} episodes already, more than the {episodes} asked for: use a view"
+            )
+        made = _ordered(suite_name, {"episodes": episodes, **settings}, len(store), episodes, workers)
+        _append(store, made, progress)
     return ReplayStore.open(out)
+
+
+def _append(store: ReplayStore, made: Iterator[Episode], progress: Callable[[int], None] | None) -> None:
+    """Append and commit what is `made`. An interrupt waits for the episode being written, and commits."""
+    writer, last_commit = store.writer(), time.monotonic()
+    try:
+        for done, episode in enumerate(made, len(store) + 1):
+            with interrupt_flag() as interrupted:
+                writer.append(episode)
+                if time.monotonic() - last_commit > COMMIT_SECONDS:
+                    writer.commit()
+                    last_commit = time.monotonic()
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            if progress is not None:
+                progress(done)
+    except (KeyboardInterrupt, TaskFailed):
+        with interrupt_flag():
+            writer.commit()
+        raise
+    writer.commit()
 
 
 def _ordered(suite_name: str, arguments: dict[str, Any], start: int, stop: int, workers: int) -> Iterator[Episode]:
@@ -266,7 +283,7 @@ def _ordered(suite_name: str, arguments: dict[str, Any], start: int, stop: int, 
     following = 0
     for index, result in map_tasks(tasks, slots=workers):
         if isinstance(result, TaskFailed):
-            raise result
+            raise TaskFailed(f"a worker failed: {str(result).strip().splitlines()[-1]}") from result
         early[index] = result
         while following in early:
             yield from early.pop(following)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from typing import TextIO
@@ -12,7 +13,7 @@ class ProgressLine:
 
     def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every: float = 10.0) -> None:
         self.label, self.total = label, max(1, total)
-        self.stream = sys.stderr if stream is None else stream
+        self.stream = stream or sys.stderr or io.StringIO()  # standard error may be closed: then nothing is shown
         self.live = self.stream.isatty()
         self.every = 0.2 if self.live else every
         self.began = time.monotonic()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
 EVALUATION_SPLITS = ("seen", "interpolated", "extrapolated")
 
@@ -64,17 +67,38 @@ def load(*paths: str | Path) -> list[Record]:
     records: list[Record] = []
     for folder in run_folders(*paths):
         file = folder / "episodes.jsonl"
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
+        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
             try:
-                records.append(Record(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise ValueError(
-                    f"{file}:{number}: not an evaluation record ({error}); evaluate the run again"
-                ) from None
+                records.append(_checked(Record(**json.loads(line))))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise ValueError(f"{file}:{number}: not an evaluation record ({error}); the file is damaged") from None
+        _check_content(folder)
     if not records:
         where = ", ".join(map(str, paths))
         raise ValueError(f"no finished runs under {where}; a finished run has the files DONE and episodes.jsonl")
     return records
+
+
+T = TypeVar("T")
+_KINDS: dict[str, Any] = {
+    "str": str,
+    "str | None": (str, NoneType),
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "list[float]": list,
+    "tuple[str, ...]": tuple,
+    "dict[str, Any]": dict,
+}
+
+
+def _checked(value: T) -> T:
+    """`value`, a dataclass that was read. Raises TypeError for a field of another type, or a number not finite."""
+    for item in dataclasses.fields(value):  # type: ignore[arg-type]
+        found = getattr(value, item.name)
+        if not isinstance(found, _KINDS[str(item.type)]) or (isinstance(found, float) and not isfinite(found)):
+            raise TypeError(f"{item.name} is {found!r}; expected {item.type}")
+    return value
 
 
 def run_folders(*paths: str | Path) -> list[Path]:
@@ -111,6 +135,11 @@ class RunConfig:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("episodes", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, most in (("batch_size", 1 << 24), ("episodes", 1 << 24), ("threads", 1 << 10)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError(f"each split once, got {', '.join(self.splits)}")
         if wrong := [split for split in self.splits if split not in EVALUATION_SPLITS]:
             raise ValueError(f"unknown split {wrong[0]!r}; expected one of {', '.join(EVALUATION_SPLITS)}")
 
@@ -132,19 +161,45 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
-        """Inverse of `to_json`. Raises TypeError if a field is missing or unknown."""
-        return cls(**{**data, "splits": tuple(data["splits"])})
+        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError if a field is missing, unknown or wrong."""
+        return _checked(cls(**{**data, "splits": tuple(data["splits"])}))
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole: to a temporary name, flushed, then renamed over `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with naming(path), temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError that does not say where it happened, as of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, f"{error.strerror} while writing", str(path)) from error
+        raise
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises FileNotFoundError, and ValueError naming the file if it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable JSON ({error}); the file is damaged") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds a {type(found).__name__}, expected a JSON object; the file is damaged")
+    return found
 
 
 def replace_json(path: Path, value: Any) -> None:
@@ -156,11 +211,13 @@ def read_config(folder: str | Path) -> RunConfig:
     """A run's config.json. Raises ValueError if the folder is not a run or the file is damaged."""
     path = Path(folder) / "config.json"
     try:
-        return RunConfig.from_json(json.loads(path.read_text()))
-    except FileNotFoundError:
+        body = read_object(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} is not a run: it has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not a run's configuration ({error})") from None
+    try:
+        return RunConfig.from_json(body)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a run's configuration ({error}); the file is damaged") from None
 
 
 def write_records(folder: Path, records: Iterable[Record]) -> None:
@@ -168,17 +225,39 @@ def write_records(folder: Path, records: Iterable[Record]) -> None:
     replace_text(folder / "episodes.jsonl", "".join(to_line(record) + "\n" for record in records))
 
 
+def mark_done(folder: Path, config: RunConfig) -> None:
+    """Write DONE, the last file of a run: its identity, and the SHA-256 of its evaluation records."""
+    replace_text(folder / "DONE", f"{config.identity}\n{_content(folder)}\n")
+
+
+def verify_done(folder: Path, config: RunConfig) -> None:
+    """Raise ValueError if `config`, read from a finished run, is not the one that was carried out."""
+    if (folder / "DONE").read_bytes().split()[:1] != [config.identity.encode()]:
+        raise ValueError(f"{folder}: config.json and DONE name different runs; one of them is damaged")
+
+
+def _check_content(folder: Path) -> None:
+    stated = (folder / "DONE").read_bytes().split()[1:]
+    if stated and stated != [_content(folder).encode()]:
+        raise ValueError(f"{folder}: episodes.jsonl is not what DONE says it was; one of them is damaged")
+
+
+def _content(folder: Path) -> str:
+    return sha256((folder / "episodes.jsonl").read_bytes()).hexdigest()
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl; a last line cut by a crash is left out."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            values = json.loads(line)
+            found.append({**values, "step": int(values["step"])})
+        except (ValueError, TypeError, KeyError):
             if number != len(lines) - 1:
-                raise ValueError(f"{path}:{number + 1}: not JSON; the file is damaged") from None
+                raise ValueError(f"{path}:{number + 1}: not a line of metrics; the file is damaged") from None
     return found
 
 

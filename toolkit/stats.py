@@ -322,8 +322,13 @@ def draws_for_equivalence(
 
     Infinite when |effect| >= margin: more of the same never makes unequal things equal.
     """
-    beta = (1 - power) / 2 if effect == 0 else 1 - power
-    return _draws(sd, margin - abs(effect), alpha, beta)
+    near, far = margin - abs(effect), margin + abs(effect)
+    if not near > 0 or not isfinite(sd):
+        return inf
+    n = _draws(sd, near, alpha, 1 - power)  # a lower bound: the far margin has to be cleared as well
+    while sd > 0 and sum(_clears(sd, room, alpha, n) for room in (near, far)) - 1 < power:
+        n += max(1, n // 100)
+    return n
 
 
 def draws_for_bound(sd: float, gap: float, *, level: float = 0.95, power: float = 0.8) -> float:
@@ -332,6 +337,11 @@ def draws_for_bound(sd: float, gap: float, *, level: float = 0.95, power: float 
     Infinite when gap <= 0: the mean is on the wrong side.
     """
     return _draws(sd, gap, (1 - level) / 2, 1 - power)
+
+
+def _clears(sd: float, room: float, alpha: float, n: float) -> float:
+    """Chance that a mean of n draws lies further from a margin `room` away than its one-sided bound."""
+    return float(distributions.t.cdf(room * sqrt(n) / sd - distributions.t.isf(alpha, n - 1), n - 1))
 
 
 def _draws(sd: float, gap: float, alpha: float, beta: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -14,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from toolkit import report
-from toolkit.claim import Analysis, analyse
+from toolkit.claim import analyse
 from toolkit.collect import collect
 from toolkit.core import child_seed
 from toolkit.design import TIERS, Dataset, Design, difference
 from toolkit.engines.local import TaskFailed, map_tasks
+from toolkit.findings import Analysis
 from toolkit.plots._draw import draw_figures
 from toolkit.progress import ProgressLine, duration
-from toolkit.records import RunConfig, load, replace_json
+from toolkit.records import RunConfig, load, read_object, replace_json
 from toolkit.registry import suite as find_suite
 from toolkit.store import ReplayStore
 from toolkit.train import configure, run
@@ -86,11 +86,11 @@ def claim(design: Design, *, out: str | Path, slots: int = 2, command: str = "pa
 def _pin(out: Path, design: Design) -> None:
     path = out / "design.json"
     if path.exists():
-        saved = json.loads(path.read_text())
+        saved = read_object(path)
         if saved != design.to_json():
             changes = "; ".join(difference(saved, design.to_json())) or "its hash"
             raise ValueError(f"{out} holds another design ({changes}); choose another folder with --out, or delete it")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):  # a kill leaves those
         raise ValueError(f"{out} is not empty and holds no study; choose another folder with --out")
     else:
         replace_json(path, design.to_json())
@@ -198,7 +198,7 @@ class _Clock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = read_object(path) if path.exists() else {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +15,24 @@ import torch
 
 from toolkit import checkpoint, registry
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
+from toolkit.engines.local import interrupt_flag, only_one
 from toolkit.evaluate import rollouts
 from toolkit.records import (
     EVALUATION_SPLITS,
     Record,
     RunConfig,
+    mark_done,
+    naming,
     read_config,
     read_metrics,
+    read_object,
     replace_json,
     replace_text,
+    verify_done,
     write_records,
 )
 from toolkit.store import ReplayStore, Schema
+from toolkit.store.files import digest
 
 LOG_EVERY = 200  # gradient steps between lines of metrics.jsonl
 SAVE_SECONDS = 60.0
@@ -43,7 +45,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" has devices, but no numbers
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
@@ -124,20 +126,23 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
     """
     folder = Path(out) / config.folder_name
     if (folder / "DONE").exists():
+        if read_config(folder).store != config.store:  # the same data, moved
+            replace_json(folder / "config.json", config.to_json())
         return folder
     store = _open(config.store, config.commit, config.view)
     if store.fingerprint != config.fingerprint:
         raise ValueError(f"{config.store}: its data is not what this run was configured for (fingerprint differs)")
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
+    with only_one(folder):
         torch.set_num_threads(config.threads)
         replace_json(folder / "config.json", config.to_json())
-        replace_json(folder / "spec.json", {"spec": store.spec.to_json(), "schema": store.schema.to_json()})
+        saved = {"spec": store.spec.to_json(), "schema": store.schema.to_json()}
+        replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
         learner = build(config, store.spec)
         _train(config, folder, store, learner, progress)
         records = evaluate_learner(config, learner, store)
         write_records(folder, records)
-        replace_text(folder / "DONE", config.identity + "\n")
+        mark_done(folder, config)
     return folder
 
 
@@ -154,12 +159,14 @@ def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
     """
     folder = Path(folder)
     config = read_config(folder)
-    saved = json.loads((folder / "spec.json").read_text())
+    saved = read_object(folder / "spec.json")
+    if saved.pop("digest", None) != digest(saved):
+        raise ValueError(f"{folder / 'spec.json'}: digest does not match its content; the file is damaged")
     state = checkpoint.read(folder / "checkpoint")
     if state is None:
         raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
     learner = build(replace(config, device=resolve_device("auto")), Spec.from_json(saved["spec"]))
-    learner.load_state_dict(state["learner"])
+    _restore(learner, state, folder)
     return config, learner, Schema.from_json(saved["schema"])
 
 
@@ -229,7 +236,7 @@ def _train(config: RunConfig, folder: Path, store: ReplayStore, learner: Learner
     )
     step, seconds = 0, 0.0
     if (saved := checkpoint.read(folder / "checkpoint")) is not None:
-        learner.load_state_dict(saved["learner"])
+        _restore(learner, saved, folder)
         sampler.state = saved["sampler"]
         step, seconds = saved["step"], saved["seconds"]
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
@@ -241,7 +248,8 @@ def _train(config: RunConfig, folder: Path, store: ReplayStore, learner: Learner
         replace_json(folder / "state.json", {"step": step, "steps": config.steps})
 
     began = last_save = time.perf_counter()
-    with (folder / "metrics.jsonl").open("a") as log, _interrupt_flag() as interrupted:
+    path = folder / "metrics.jsonl"
+    with naming(path), path.open("a") as log, interrupt_flag() as interrupted:
         while step < config.steps:
             metrics = learner.update(sampler.next())
             step += 1
@@ -255,6 +263,17 @@ def _train(config: RunConfig, folder: Path, store: ReplayStore, learner: Learner
                 if interrupted.is_set():
                     raise KeyboardInterrupt
         save()
+    if interrupted.is_set():  # while it was saved for the last time
+        raise KeyboardInterrupt
+
+
+def _restore(learner: Learner, saved: Mapping[str, Any], folder: Path) -> None:
+    try:
+        learner.load_state_dict(saved["learner"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / 'checkpoint'} does not fit this learner ({error}); delete it to train from the start"
+        ) from error
 
 
 def _log(log: Any, step: int, metrics: Mapping[str, Any], seconds: float) -> None:
@@ -263,32 +282,6 @@ def _log(log: Any, step: int, metrics: Mapping[str, Any], seconds: float) -> Non
         raise FloatingPointError(f"{', '.join(bad)} is not finite at step {step}; lower the learning rate")
     log.write(json.dumps({"step": step, "seconds": round(seconds, 3), **values}) + "\n")
     log.flush()
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set an event instead of interrupting halfway through a step (main thread only)."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    old = {number: signal.signal(number, lambda *_: flag.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; the system drops it when the process dies, however it dies."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"{folder}: another process is at work on this run; wait for it or stop it") from None
-        yield
 
 
 def evaluate(
@@ -300,11 +293,13 @@ def evaluate(
 ) -> list[Record]:
     """Evaluate a trained run again, by default exactly as it was; other episodes, splits or seed as given.
 
-    Raises ValueError if the folder is not a run or has not been trained to its last step.
+    Raises ValueError if the folder is not a run, has not been trained to its last step, or nothing is asked for.
     """
-    config, learner, _ = load_learner(folder)
+    saved = read_config(folder)
     if not (Path(folder) / "DONE").exists():
         raise ValueError(f"{folder} is not finished; give the command that began it again, and it continues")
+    verify_done(Path(folder), saved)
+    config, learner, _ = load_learner(folder)
     store = _open(config.store, config.commit, config.view)
     asked = replace(
         config,
@@ -313,6 +308,8 @@ def evaluate(
     )
     if seed is not None:
         asked = replace(asked, seed=seed)
+    if not asked.episodes or not asked.splits:
+        raise ValueError(f"{folder}: nothing to evaluate; name at least 1 episode and one split")
     torch.set_num_threads(config.threads)
     records = evaluate_learner(asked, learner, store)
     return [replace(record, run=config.identity, seed=config.seed) for record in records]

@@ -1,14 +1,20 @@
-"""Runs on this machine: one process a slot, kept between tasks so imports are paid once."""
+"""Runs on this machine: one process a slot, kept between tasks so imports are paid once; signals and locks."""
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 Task = tuple[Callable[..., Any], tuple[Any, ...]]  # a module-level function and its arguments
@@ -54,12 +60,11 @@ def map_tasks(tasks: Sequence[Task], *, slots: int) -> Iterator[tuple[int, Any]]
                         worker.give(waiting.popleft(), tasks)
                     else:
                         worker.pipe.close()
-                        del workers[worker.pipe]
                         worker.process.join()
+                        del workers[pipe]
                 yield index, result
     finally:
-        for worker in workers.values():
-            worker.stop()
+        _stop(workers.values())
 
 
 class _Worker:
@@ -68,13 +73,17 @@ class _Worker:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=False)
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=False)
         # one thread each: one process a core with one thread beats one process with many
         saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         os.environ.update(dict.fromkeys(saved, "1"))
+        # Ctrl-C reaches the whole group: the child inherits the mask, so that it cannot die of it while it starts
+        resource_tracker.ensure_running()  # else its own start, inside ours, would lift the mask
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for name, value in saved.items():
                 if value is None:
                     del os.environ[name]
@@ -87,20 +96,28 @@ class _Worker:
         self.index = index
         self.pipe.send(tasks[index])
 
-    def stop(self) -> None:
-        if self.process.is_alive() and self.process.pid is not None:
-            os.kill(self.process.pid, signal.SIGTERM)  # the training loop saves a checkpoint on it
-        self.pipe.close()
-        self.process.join(SHUTDOWN_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+
+def _stop(workers: Iterable[_Worker]) -> None:
+    """Tell all to stop, give them time to save, and kill what is left. A second interrupt kills at once."""
+    until = time.monotonic() + SHUTDOWN_SECONDS
+    try:
+        for worker in workers:
+            if worker.process.is_alive() and worker.process.pid is not None:
+                os.kill(worker.process.pid, signal.SIGTERM)  # the training loop saves a checkpoint on it
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(max(0.0, until - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
 
 
-def _serve(pipe: Connection, parent: int) -> None:
+def _serve(pipe: Connection) -> None:
     """Take tasks until the pipe closes. Ctrl-C reaches the whole group; the parent decides, by SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_interrupt)
+    threading.Thread(target=_follow, daemon=True).start()
     while True:
         try:
             function, arguments = pipe.recv()
@@ -109,10 +126,45 @@ def _serve(pipe: Connection, parent: int) -> None:
             except Exception:
                 answer = (False, traceback.format_exc())
             pipe.send(answer)
-        except (EOFError, KeyboardInterrupt, BrokenPipeError):
+        except (EOFError, KeyboardInterrupt, OSError):
             return
-        if os.getppid() != parent:  # the driver was killed; what is saved is saved
-            return
+
+
+def _follow() -> None:
+    """When the driver dies, however it dies, stop as on its request."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set an event instead of interrupting halfway through a step (main thread only)."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    old = {number: signal.signal(number, lambda *_: flag.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run or store; the system drops it when the process dies, however it dies.
+
+    Raises BlockingIOError if another process holds it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{folder}: another process is at work on it; wait for it or stop it") from None
+        yield
 
 
 def _raise_interrupt(*_: Any) -> None:

@@ -100,8 +100,8 @@ def look(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {n: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, n in enumerate(sorted(set(names)))}
 
 
-def counts(rows: Sequence[Row]) -> str:
-    """'n = 6 runs (3 draws)' for the summary rows of a picture, with a warning below ten."""
+def counts(rows: Sequence[Row], each: str = "") -> str:
+    """'n = 6 runs (3 draws)' behind the summary rows of a picture, one an `each`, with a warning below ten."""
 
     def span(key: str) -> str:
         values = sorted({row[key] for row in rows if row.get(key) is not None})
@@ -110,5 +110,5 @@ def counts(rows: Sequence[Row]) -> str:
     least = min(row["runs"] for row in rows)
     plural = "" if span("runs") == "1" else "s"
     draws = f"{span('draws')} draw{'' if span('draws') == '1' else 's'}"
-    warning = "; fewer than 10 seeds" if least < FEW else ""
-    return f"n = {span('runs')} run{plural} ({draws}){warning}"
+    warning = f", fewer than {FEW}" if least < FEW else ""
+    return f"n = {span('runs')} run{plural}{each and f' a {each}'} ({draws}){warning}"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit import stats
-from toolkit.claim import Run, describe, estimate_runs, extreme_cells, run_table
 from toolkit.plots import Figure, Row, counts, look
 from toolkit.records import Record
+from toolkit.runs import Run, describe, estimate_runs, extreme_cells, run_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,13 +57,18 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     means = sorted((r for r in rows if r["kind"] == "mean"), key=lambda r: (r["value"], r["learner"]))
     looks = look([r["learner"] for r in means])
     shown = [r["value"] for r in rows] + [0.0, 1.0]
-    ax.set_xlim(min(shown) - 0.08, max(shown) + 0.08)
+    left, right = min(shown) - 0.08, max(shown) + 0.08
+    ax.set_xlim(left, right)
     behaviour = next(r["value"] for r in rows if r["kind"] == "behaviour")
     ax.axvline(behaviour, color="#555555", ls="--", lw=1.2, label="behaviour (mean of the data)")
     for place, row in enumerate(means):
         colour, marker = looks[row["learner"]]
         if isfinite(row["low"]):
             ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=7, alpha=0.3, solid_capstyle="butt")
+            for end, beyond, arrow in ((0, row["low"] < left, "<"), (1, row["high"] > right, ">")):
+                if beyond:
+                    side = ax.get_yaxis_transform()  # x in shares of the frame
+                    ax.plot([end], [place], arrow, transform=side, color="black", ms=4, clip_on=False)
         own = [r for r in rows if r.get("learner") == row["learner"]]
         dots = [r["value"] for r in own if r["kind"] == "run"]
         spread = np.linspace(-0.24, -0.14, len(dots)) if len(dots) > 1 else [-0.2]
@@ -79,15 +84,16 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     ax.set_ylim(-0.6, len(means) - 0.4)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("score (0 random, 1 scripted expert)")
-    ax.set_title(f"{means[0]['split'].capitalize()} contexts, {means[0]['data']}\n{counts(means)}", loc="left")
+    contexts = "Seen contexts" if means[0]["split"] == "seen" else f"Unseen ({means[0]['split']}) contexts"
+    ax.set_title(f"{contexts}; {means[0]['data']}\n{counts(means, 'learner')}", loc="left")
     ax.figure.legend(loc="outside lower center", ncols=2)  # type: ignore[union-attr, call-arg]
 
 
 FIGURE = Figure(
     name="comparison",
     caption="Score of each learner on the largest, most diverse data. Bars are 95% Student intervals over dataset "
-    "draws (over seeds if there is one draw; none if there is one run); a bar that meets the frame goes on beyond it. "
-    "N is transitions, C contexts, A coverage.",
+    "draws (over seeds if there is one draw; none if there is one run); an arrow marks a bar that goes on beyond the "
+    "frame. The dashed line is the policy that collected the data.",
     rows=rows,
     draw=draw,
     size=lambda rows: (6.6, 1.9 + 0.48 * sum(r["kind"] == "mean" for r in rows)),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from toolkit.claim import AXES, SYMBOLS, Run, estimate_runs, run_table
 from toolkit.plots import Figure, Row, counts, look
 from toolkit.records import Record
+from toolkit.runs import UNSEEN, Run, estimate_runs, run_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNSEEN = ("interpolated", "extrapolated")
+SPLITS = (UNSEEN, "extrapolated")
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
@@ -24,7 +24,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
     several = len({r.suite for r in runs}) > 1
     found = []
     for learner, cell, suite in sorted({(r.learner, r.cell or (), r.suite) for r in runs}):
-        for split in UNSEEN:
+        for split in SPLITS:
             group = [
                 r
                 for r in runs
@@ -50,8 +50,8 @@ def _gap(group: Sequence[Run], split: str) -> Row:
 def _label(run: Run, several: bool) -> str:
     parts = [run.suite] if several or not run.cell else []
     if run.cell:
-        parts += [f"{SYMBOLS[a]} {v:,g}" for a, v in zip(AXES, run.cell, strict=True)]
-    return ", ".join(parts)
+        parts += [f"{run.cell[0]:,.0f}", f"{run.cell[1]:,.0f}", f"{run.cell[2]:g}"]
+    return " / ".join(parts)
 
 
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
@@ -62,7 +62,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         colour, _ = looks[learner]
         for row in (r for r in rows if r["learner"] == learner):
             place = data.index(row["data"])
-            near = row["split"] == UNSEEN[0]
+            near = row["split"] == SPLITS[0]
             ax.plot([row["seen"], row["unseen"]], [place, place], color=colour, lw=1.4 if near else 0.7, alpha=0.7)
             ax.plot([row["seen"]], [place], "o", color=colour, ms=6)
             style = {"marker": "o", "mfc": "white"} if near else {"marker": "x"}
@@ -75,13 +75,15 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         ax.grid(axis="y", visible=False)
         ax.set_yticks(range(len(data)), data)
         ax.set_ylim(len(data) - 0.4, -0.6)
+        if ax.get_subplotspec().is_first_col() and "/" in data[0]:  # type: ignore[union-attr]
+            ax.set_ylabel("transitions / contexts / coverage")
     values = [r[key] for r in rows for key in ("seen", "unseen")] + [0.0, 1.0]
     low, high = min(values), max(values)
     axes[0].set_xlim(low - 0.06, high + 0.34 * (high - low))  # room for the gaps, written at the right
     figure = axes[0].figure
-    figure.suptitle(f"Seen and unseen contexts, {counts(rows)}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
+    figure.suptitle(f"Seen and unseen contexts, {counts(rows, 'point')}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
     keys = [({"marker": "o"}, "seen"), ({"marker": "o", "mfc": "white"}, "interpolated")]
-    if any(r["split"] == UNSEEN[1] for r in rows):
+    if any(r["split"] == SPLITS[1] for r in rows):
         keys.append(({"marker": "x"}, "extrapolated"))
     for style, label in keys:
         axes[0].plot([], [], color="#555555", ls="", ms=6, mew=1.4, label=label, **style)  # type: ignore[arg-type]
@@ -92,8 +94,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
 FIGURE = Figure(
     name="seen_unseen",
     caption="Score on the contexts of the training data (filled), between them (open) and, where evaluated, outside "
-    "their range (cross). The number is what is lost between seen and interpolated; the table gives its interval. "
-    "N is transitions, C contexts, A coverage.",
+    "their range (cross), one line a dataset: its transitions, contexts and coverage (share of random steps). The "
+    "number is seen minus interpolated, what is lost on new contexts; the table gives its interval.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len({r["learner"] for r in rows}),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +18,19 @@ import zarr
 from toolkit.core import Array, Episode, Spec
 from toolkit.sampling import EpisodeIndex, Packed, Sampler
 from toolkit.store import layout
-from toolkit.store.files import DurableStore, StoreError, canonical, checked_name, digest, write_json
+from toolkit.store.files import (
+    DurableStore,
+    StoreError,
+    canonical,
+    checked_name,
+    digest,
+    flush_directory,
+    new_ulid,
+    write_json,
+)
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import transition_statistics
-from toolkit.store.writer import Writer, pack
+from toolkit.store.writer import Writer, content_uid, pack
 
 KIND = "packmule-replay-store"
 
@@ -84,11 +95,17 @@ class ReplayStore:
         if path.exists():
             raise FileExistsError(f"{path} already exists; open it, or choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        files = DurableStore(path)
-        attributes = {"kind": KIND, "format": layout.FORMAT, "schema": schema.to_json()}
-        zarr.create_group(files, attributes={**attributes, "digest": digest(attributes)}, zarr_format=3)
-        files.flush()
-        layout.publish(path, [], number=0, parent=None)
+        partial = path.with_name(f".{new_ulid()}.partial")  # a kill leaves no half a store under the name
+        try:
+            files = DurableStore(partial)
+            attributes = {"kind": KIND, "format": layout.FORMAT, "schema": schema.to_json()}
+            zarr.create_group(files, attributes={**attributes, "digest": digest(attributes)}, zarr_format=3)
+            files.flush()
+            layout.publish(partial, [], number=0, parent=None)
+            os.rename(partial, path)  # fails if another process made a store here meanwhile
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        flush_directory(path.parent)
         return cls.open(path)
 
     @classmethod
@@ -122,7 +139,7 @@ class ReplayStore:
         return digest({"commit": self.commit.digest, "episodes": chosen})[:32]
 
     def episode(self, index: int) -> Episode:
-        """Episode `index` of this store or view, read from disk. Raises IndexError if there is none."""
+        """Episode `index`, read from disk. Raises IndexError if there is none, StoreError if it is damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
         at = {name: values[index] for name, values in self.episodes.columns.items()}
@@ -130,7 +147,12 @@ class ReplayStore:
         segment = self.commit.segments[int(at["segment"])]
         group = _open_segment(self.path, segment)
         span = slice(start, start + steps + 1)
-        rows = {name: np.asarray(_array(group, name)[span]) for name in layout.row_arrays(self.schema)}
+        try:
+            rows = {name: np.asarray(_array(group, name)[span]) for name in layout.row_arrays(self.schema)}
+        except Exception as error:
+            raise StoreError(f"{self.path}: episode {index} cannot be read ({error}); it is damaged") from error
+        if not np.array_equal(content_uid(rows), at["uid"]):  # a deleted chunk reads as zeros
+            raise StoreError(f"{self.path}: episode {index} is not what was committed; its segment is damaged")
         obs = {key.name: rows[f"obs/{key.name}"] for key in self.schema.observations}
         columns: dict[str, Any] = {name: str(at[name]) for name in layout.CATEGORICAL}
         columns |= {"seed": int(at["seed"]), "context": at["context"].tolist()}

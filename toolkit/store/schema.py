@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
 ROLES = ("observation", "goal")
+LARGEST = float(np.finfo(np.float32).max) / 2  # the difference of two such numbers is finite too
 BINS = 256  # default resolution: this many bins across a bounded range
 
 
@@ -160,8 +161,15 @@ class Schema:
         for name, shape in self.info.items():
             self._check_array(f"info {name!r}", episode.info[name], (steps, *shape), "fiub")
         context = np.asarray(episode.columns.get("context", ()), np.float64)
-        if context.shape != (len(self.context_names),):
-            raise ValueError(f"context has shape {context.shape}; expected {len(self.context_names)} numbers")
+        if context.shape != (len(self.context_names),) or not np.isfinite(context).all():
+            raise ValueError(f"context has shape {context.shape}; expected {len(self.context_names)} finite numbers")
+        if not isinstance(episode.terminated, bool | np.bool_):
+            raise ValueError(f"terminated is {episode.terminated!r}; expected True or False")
+        seed, success = episode.columns.get("seed", -1), episode.columns.get("success")
+        if not isinstance(seed, int | np.integer) or not -1 <= seed < 1 << 63:
+            raise ValueError(f"seed is {seed!r}; expected an integer from 0 to 2**63 - 1, or -1 for unknown")
+        if not isinstance(success, bool | np.bool_ | None):
+            raise ValueError(f"success is {success!r}; expected True, False, or None for unknown")
 
     @staticmethod
     def _check_array(name: str, values: Any, shape: tuple[int, ...], kinds: str) -> None:
@@ -169,6 +177,8 @@ class Schema:
         if array.shape != shape or array.dtype.kind not in kinds:
             expected = {"f": "floating point", "iu": "integer"}.get(kinds, "numeric")
             raise ValueError(f"{name} is {array.dtype} {array.shape}; expected {expected} {shape}")
+        if kinds != "iu" and array.dtype.kind == "f" and (np.abs(array) > LARGEST).any():
+            raise ValueError(f"{name} has numbers beyond {LARGEST:.2g}, which float32 cannot hold and subtract")
 
     def _check_limits(self, action: Array) -> None:
         for i, (low, high) in enumerate(zip(self.action.low, self.action.high, strict=True)):

@@ -153,14 +153,11 @@ class Writer:
 
     def _table_entry(self, episode: Episode, rows: dict[str, Array]) -> dict[str, Array]:
         columns = dict(episode.columns)
-        content = sha256()
-        for name in sorted(rows):
-            content.update(name.encode() + np.ascontiguousarray(rows[name]).tobytes())
         success = columns.get("success")
         entry: dict[str, Any] = {
             "start": self._rows,
             "length": len(episode),
-            "uid": np.frombuffer(content.digest()[:16], np.uint8)[None],
+            "uid": content_uid(rows)[None],
             "return": float(np.sum(episode.reward, dtype=np.float64)),
             "success": -1 if success is None else int(bool(success)),
             "seed": int(columns.get("seed", -1)),
@@ -169,6 +166,14 @@ class Writer:
         for name in layout.CATEGORICAL:
             entry[name] = _code(self._categories[name], str(columns.get(name, "")))
         return {f"episodes/{name}": np.asarray(value) for name, value in entry.items()}
+
+
+def content_uid(rows: dict[str, Array]) -> Array:
+    """(16,) uint8: SHA-256, truncated, of an episode's rows by array name."""
+    content = sha256()
+    for name in sorted(rows):
+        content.update(name.encode() + np.ascontiguousarray(rows[name]).tobytes())
+    return np.frombuffer(content.digest()[:16], np.uint8)
 
 
 def _code(categories: list[str], text: str) -> int:
@@ -188,7 +193,7 @@ def _episode_rows(schema: Schema, episode: Episode) -> tuple[dict[str, Array], A
     end = np.arange(steps + 1) == steps - 1
     rows = {f"obs/{name}": np.asarray(values, np.float32) for name, values in episode.observations().items()}
     rows |= {
-        "action": padded(episode.action),
+        "action": padded(np.asarray(episode.action, np.int64 if schema.discrete else np.float32)),
         "reward": padded(np.asarray(episode.reward, np.float32)),
         "terminated": end & bool(episode.terminated),
         "truncated": end & (not episode.terminated),

@@ -8,8 +8,8 @@ import json
 import pytest
 from fake_records import FAMILIES, GRID, TOP, fake_records
 
-from toolkit import claim, words
-from toolkit.claim import analyse
+from toolkit.claim import analyse, words
+from toolkit.claim import analysis as claim
 from toolkit.runs import AXES
 
 

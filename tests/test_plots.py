@@ -115,7 +115,7 @@ def test_a_learner_keeps_its_colour_and_no_two_look_alike():
 
 def test_statistics_figures_and_report_load_neither_torch_nor_pyplot():
     code = (
-        "import sys, toolkit.stats, toolkit.claim, toolkit.words, toolkit.plots, toolkit.report, "
+        "import sys, toolkit.stats, toolkit.claim, toolkit.claim.words, toolkit.plots, toolkit.report, "
         "toolkit.plots.comparison, toolkit.plots.scaling, toolkit.plots.unseen; "
         "sys.exit(bool({'torch', 'matplotlib'} & set(sys.modules)))"
     )

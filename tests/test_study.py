@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toolkit.claim import verdict_table
 from toolkit.design import SMOKE, Design
 from toolkit.engines.local import TaskFailed, map_tasks
 from toolkit.records import load, run_folders
 from toolkit.store import ReplayStore
 from toolkit.study import RunsFailed, claim
-from toolkit.words import verdict_table
 
 TINY = replace(
     SMOKE,

@@ -44,8 +44,8 @@ class Claim:
     """Runs at a time, one process of one thread each."""
 
     def run(self) -> int:
+        from toolkit.claim import verdict_table
         from toolkit.study import TIERS, claim
-        from toolkit.words import verdict_table
 
         result = claim(
             TIERS[self.suite], out=self.out, slots=self.slots, command=f"packmule claim --suite {self.suite}"

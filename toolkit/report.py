@@ -17,8 +17,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from toolkit import words
-from toolkit.findings import CEILING, FLOOR, MARGIN, REGRET, SHARE, Analysis
+from toolkit.claim import words
+from toolkit.claim.findings import CEILING, FLOOR, MARGIN, REGRET, SHARE, Analysis
 from toolkit.page import PAGE, STYLE, definitions, details, flat, note, round_cell, section, table, tag, wide
 from toolkit.records import Record
 from toolkit.runs import AXES, describe

@@ -14,11 +14,11 @@ import numpy as np
 
 from toolkit import report
 from toolkit.claim import analyse
+from toolkit.claim.findings import Analysis
 from toolkit.collect import collect
 from toolkit.core import child_seed
 from toolkit.design import TIERS, Dataset, Design, difference
 from toolkit.engines.local import TaskFailed, map_tasks
-from toolkit.findings import Analysis
 from toolkit.plots._draw import draw_figures
 from toolkit.progress import ProgressLine, duration
 from toolkit.records import RunConfig, load, read_object, replace_json

@@ -7,7 +7,7 @@ from typing import get_args
 
 from toolkit import stats
 from toolkit.core import Family
-from toolkit.findings import Analysis, Reading, Slope
+from toolkit.claim.findings import Analysis, Reading, Slope
 from toolkit.runs import AXES, describe, level
 from toolkit.text import aligned
 

@@ -10,7 +10,7 @@ from itertools import combinations
 from math import inf, sqrt
 
 from toolkit import stats
-from toolkit.findings import ENOUGH, MARGIN, REGRET, SHARE, Slope
+from toolkit.claim.findings import ENOUGH, MARGIN, REGRET, SHARE, Slope
 from toolkit.stats import Array
 
 

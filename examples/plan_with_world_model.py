@@ -9,8 +9,8 @@ import tyro
 
 from toolkit import registry
 from toolkit.collect import collect
+from toolkit.configure import learner_config
 from toolkit.evaluate import rollouts
-from toolkit.train import learner_config
 
 
 def main(steps: int = 2000, episodes: int = 60, starts: int = 10, out: Path = Path("runs/plan")) -> None:

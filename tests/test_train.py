@@ -19,7 +19,8 @@ import torch
 
 from toolkit import checkpoint, train
 from toolkit.collect import collect
-from toolkit.evaluate import rollouts
+from toolkit.configure import configure
+from toolkit.evaluate import evaluate, rollouts
 from toolkit.records import RunConfig, load, read_config, read_metrics
 from toolkit.registry import suite
 
@@ -32,7 +33,7 @@ def store(tmp_path_factory):
 
 def configured(store, learner: str = "iql", **changes) -> RunConfig:
     settings = {"steps": 60, "episodes": 2, "batch_size": 32, "options": {"hidden": (16,)}} | changes
-    return train.configure(learner, store=store.path, device="cpu", **settings)
+    return configure(learner, store=store.path, device="cpu", **settings)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -228,7 +229,7 @@ def test_a_damaged_file_of_a_run_is_an_error_that_names_it(store, tmp_path, name
     for damaged in (b"", data[: len(data) // 2], b"[1]", b"{}", b"[" * 100_000, b"\xff\xfe", bytes(flipped)):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=str(folder)):
-            (load if name == "episodes.jsonl" else train.evaluate)(folder)
+            (load if name == "episodes.jsonl" else evaluate)(folder)
 
 
 def test_a_finished_run_follows_its_store(store, tmp_path):

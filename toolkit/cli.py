@@ -120,9 +120,10 @@ class Data:
 
 @dataclass
 class Eval:
-    """Evaluate a trained run again: raw returns, scores and intervals by split."""
+    """Evaluate trained runs again: mean returns, scores and success by split."""
 
-    folder: Positional[Path]
+    runs: Positional[list[Path]]
+    """Folders of finished runs."""
     episodes: int | None = None
     """Episodes on each split; as trained by default."""
     contexts: list[Literal["seen", "interpolated", "extrapolated", "held-out"]] = field(default_factory=list)
@@ -133,12 +134,13 @@ class Eval:
     """Print one JSON record an episode."""
 
     def run(self) -> int:
+        from toolkit.evaluate import evaluate
         from toolkit.records import to_line
-        from toolkit.train import evaluate
 
         held_out = ("interpolated", "extrapolated")
         asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
-        records = evaluate(self.folder, episodes=self.episodes, splits=sorted(asked) or None, seed=self.seed)
+        settings = {"episodes": self.episodes, "splits": sorted(asked) or None, "seed": self.seed}
+        records = [record for folder in self.runs for record in evaluate(folder, **settings)]  # type: ignore[arg-type]
         if self.json:
             print("\n".join(map(to_line, records)))
         else:
@@ -156,12 +158,12 @@ class Plot:
     out: Path = Path("figures")
 
     def run(self) -> int:
-        from toolkit.plots._draw import draw_figures
+        from toolkit.plots import plot
         from toolkit.records import load, naming
 
         records = load(*self.runs)
         with naming(self.out):
-            paths = draw_figures(records, self.figure, self.out)
+            paths = plot(records, self.figure, self.out)
         print("\n".join(map(str, paths)))
         return 0
 
@@ -174,7 +176,7 @@ class Report:
     out: Path = Path("report")
 
     def run(self) -> int:
-        from toolkit.plots._draw import draw_figures
+        from toolkit.plots import plot
         from toolkit.records import load, naming, read_config, run_folders
         from toolkit.report import write
 
@@ -184,7 +186,7 @@ class Report:
                 self.out,
                 title="Runs",
                 records=records,
-                figures=[path for path in draw_figures(records, [], self.out / "figures") if path.suffix == ".svg"],
+                figures=[path for path in plot(records, [], self.out / "figures") if path.suffix == ".svg"],
                 runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
                 command=f"packmule report {' '.join(map(str, self.runs))}",
             )
@@ -230,14 +232,15 @@ class _TrainSettings:
     """The run's folder is made inside this one."""
 
     def run_learner(self, name: str, config: Any) -> int:
-        from toolkit import train
+        from toolkit.configure import configure
         from toolkit.progress import ProgressLine
         from toolkit.records import load
+        from toolkit.train import run
 
         settings = {k: v for k, v in vars(self).items() if k not in ("learner", "out")}
-        configured = train.configure(name, options=asdict(config), **settings)
+        configured = configure(name, options=asdict(config), **settings)
         line = ProgressLine(f"train {name}", self.steps)
-        folder = train.run(configured, self.out, progress=lambda what, done, total: line.update(done, what))
+        folder = run(configured, self.out, progress=lambda what, done, total: line.update(done, what))
         line.close()
         if self.episodes and self.splits:
             _print_scores(load(folder))

@@ -16,15 +16,16 @@ from toolkit import report
 from toolkit.claim import analyse
 from toolkit.claim.findings import Analysis
 from toolkit.collect import collect
+from toolkit.configure import configure
 from toolkit.core import child_seed
 from toolkit.design import TIERS, Dataset, Design, difference
 from toolkit.engines.local import TaskFailed, map_tasks
-from toolkit.plots._draw import draw_figures
+from toolkit.plots import plot
 from toolkit.progress import ProgressLine, duration
 from toolkit.records import RunConfig, load, read_object, replace_json
 from toolkit.registry import suite as find_suite
 from toolkit.store import ReplayStore
-from toolkit.train import configure, run
+from toolkit.train import run
 
 __all__ = ["TIERS", "Result", "RunsFailed", "claim"]
 
@@ -65,7 +66,7 @@ def claim(design: Design, *, out: str | Path, slots: int = 2, command: str = "pa
         records = load(*(out / "runs" / config.folder_name for config in configs))
         analysis = analyse(records, seed=0)
         replace_json(out / "analysis.json", analysis.to_json())
-        figures = draw_figures(records, [], out / "report" / "figures")
+        figures = plot(records, [], out / "report" / "figures")
         page = report.write(
             out / "report",
             title=f"Does the choice of learner matter? The {design.name} study",
@@ -97,10 +98,18 @@ def _pin(out: Path, design: Design) -> None:
 
 
 def _collect(design: Design, out: Path, slots: int) -> None:
-    datasets = list(design.datasets())
-    line = ProgressLine("collect", len(datasets))
+    everything = list(design.datasets())
+    line = ProgressLine("collect", len(everything))
+    datasets = [dataset for dataset in everything if not _collected(design, dataset, out)]
+    line.update(len(everything) - len(datasets))
     tasks = [(_collect_one, (design, dataset, str(out))) for dataset in datasets]
     _drain(tasks, [dataset.name for dataset in datasets], slots, line)
+
+
+def _collected(design: Design, dataset: Dataset, out: Path) -> bool:
+    """Whether the store is whole: its views are saved last."""
+    views = out / "data" / dataset.name / "views"
+    return all((views / f"n{size}.json").exists() for size in design.sizes)
 
 
 def _collect_one(design: Design, dataset: Dataset, out: str) -> None:

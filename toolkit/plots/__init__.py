@@ -85,6 +85,29 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
     return paths
 
 
+def plot(records: Sequence[Any], names: Sequence[str], folder: str | Path) -> list[Path]:
+    """Draw the named figures into `folder`; PNG, SVG and CSV paths, in that order for each.
+
+    Without names, every figure that applies to the records. Raises ValueError for an unknown name, a named
+    figure that does not apply, or if none applies.
+    """
+    from toolkit import registry
+
+    known = registry.figures()
+    chosen = [registry.pick("figure", name, known) for name in names] or list(known.values())
+    paths, refused = [], []
+    for figure in chosen:
+        try:
+            paths += save(figure, records, folder)
+        except ValueError as error:
+            if names:
+                raise
+            refused.append(f"{figure.name}: {error}")
+    if not paths:
+        raise ValueError("no figure applies to these runs; " + "; ".join(refused))
+    return paths
+
+
 def to_csv(rows: Sequence[Row]) -> str:
     """Rows as CSV with a heading of every key, in order of first appearance; None and absent are empty."""
     names = list(dict.fromkeys(key for row in rows for key in row))

@@ -1,0 +1,128 @@
+"""From names and numbers to a complete run configuration, and from a run back to its learner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolkit import checkpoint, registry
+from toolkit.core import Learner, LearnerConfig, Spec, child_seed
+from toolkit.records import RunConfig, read_config, read_object
+from toolkit.store import ReplayStore, Schema
+from toolkit.store.files import digest
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" -> "cuda" if there is one, else "cpu". Raises ValueError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()  # "meta" has devices, but no numbers
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try --device auto"
+        ) from None
+    return device
+
+
+def learner_config(name: str, options: Mapping[str, Any]) -> LearnerConfig:
+    """The registry's configuration `name` with `options` replaced. Raises ValueError naming an unknown option."""
+    base = registry.learner(name)
+    known = {field.name for field in fields(base)}
+    for option in options:
+        if option not in known:
+            hint = registry.suggestion(option, known)
+            raise ValueError(f"learner {name!r} has no option {option!r}{hint}; it has {', '.join(sorted(known))}")
+    return replace(base, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def configure(
+    learner: str | LearnerConfig,
+    *,
+    store: str | Path,
+    view: str | None = None,
+    commit: int | None = None,
+    steps: int,
+    batch_size: int = 256,
+    seed: int = 0,
+    episodes: int = 20,
+    splits: Sequence[str] = ("seen", "interpolated"),
+    device: str = "auto",
+    threads: int = 1,
+    tags: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """A complete, checked RunConfig. Raises ValueError or StoreError before anything is written.
+
+    `learner` is a name of the registry (with `options` over its defaults) or a configuration.
+    """
+    name = learner if isinstance(learner, str) else learner.name
+    config = learner_config(name, options or {}) if isinstance(learner, str) else learner
+    opened = open_data(store, commit, view)
+    suite = opened.schema.environment.get("suite", "")
+    if episodes:
+        registry.suite(suite)
+    run = RunConfig(
+        learner=name,
+        options=json.loads(json.dumps(asdict(config), allow_nan=False)),
+        store=str(store),
+        commit=opened.commit.number,
+        view=view,
+        fingerprint=opened.fingerprint,
+        suite=suite,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        episodes=episodes,
+        splits=tuple(splits),
+        device=resolve_device(device),
+        threads=threads,
+        tags=dict(tags or {}),
+    )
+    config.build(opened.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    return run
+
+
+def open_data(path: str | Path, commit: int | None, view: str | None) -> ReplayStore:
+    """A store at a commit (None: the newest), or a saved view of it. Raises as `ReplayStore.open` and `view` do."""
+    store = ReplayStore.open(path, commit=commit)
+    return store if view is None else store.view(view)
+
+
+def build(config: RunConfig, spec: Spec) -> Learner:
+    """The untrained learner of a run."""
+    learner = learner_config(config.learner, config.options)
+    return learner.build(spec, seed=child_seed(config.seed, "parameters", config.learner), device=config.device)
+
+
+def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
+    """A run's configuration, its learner as last saved, and the schema of its data; the store is not needed.
+
+    Raises ValueError if the folder is not a run, or holds no checkpoint yet.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    saved = read_object(folder / "spec.json")
+    if saved.pop("digest", None) != digest(saved):
+        raise ValueError(f"{folder / 'spec.json'}: digest does not match its content; the file is damaged")
+    state = checkpoint.read(folder / "checkpoint")
+    if state is None:
+        raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
+    learner = build(replace(config, device=resolve_device("auto")), Spec.from_json(saved["spec"]))
+    restore(learner, state, folder)
+    return config, learner, Schema.from_json(saved["schema"])
+
+
+def restore(learner: Learner, saved: Mapping[str, Any], folder: Path) -> None:
+    """Load a checkpoint's learner state. Raises ValueError naming the folder if it does not fit."""
+    try:
+        learner.load_state_dict(saved["learner"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / 'checkpoint'} does not fit this learner ({error}); delete it to train from the start"
+        ) from error

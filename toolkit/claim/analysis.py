@@ -4,8 +4,8 @@
 > offline RL, model-based) should all work. (E. Jang, 2022)
 
 Weak reading: every family does something reasonable. Strong: the choice of technique does not matter.
-Everything here is fixed before a run and pure: records in, numbers out (`toolkit.claim.verdict` decides, `toolkit.claim.words`
-tells). Choices made:
+Everything here is fixed before a run and pure: records in, numbers out (`toolkit.claim.verdict` decides,
+`toolkit.claim.words` tells). Choices made:
 
 - A family's score is the mean over its learners: no learner is picked after the fact. Plain behaviour
   cloning stands for its family only if nothing fairer in that family was run; else it is reported apart.
@@ -30,10 +30,10 @@ import numpy as np
 from toolkit import stats
 from toolkit.claim.balance import Balanced, balanced
 from toolkit.claim.findings import CEILING, FLOOR, MARGIN, SHARE, Analysis, Direction, Pair, Slope, Spread
+from toolkit.claim.verdict import decide
 from toolkit.records import Record
 from toolkit.runs import AXES, UNSEEN, Cell, extreme_cells
 from toolkit.stats import Array
-from toolkit.claim.verdict import decide
 
 
 def analyse(records: Iterable[Record], *, seed: int) -> Analysis:

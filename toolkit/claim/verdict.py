@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from math import inf, isfinite, nan
 
 from toolkit.claim import needed as need
-from toolkit.claim.findings import CEILING, ENOUGH, FLOOR, MARGIN, REGRET, SHARE, Analysis, Outcome, Reading, Slope, Verdict
+from toolkit.claim.findings import (
+    CEILING,
+    ENOUGH,
+    FLOOR,
+    MARGIN,
+    REGRET,
+    SHARE,
+    Analysis,
+    Outcome,
+    Reading,
+    Slope,
+    Verdict,
+)
 from toolkit.runs import AXES, level
 from toolkit.stats import Array
 

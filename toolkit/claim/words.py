@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import get_args
 
 from toolkit import stats
-from toolkit.core import Family
 from toolkit.claim.findings import Analysis, Reading, Slope
+from toolkit.core import Family
 from toolkit.runs import AXES, describe, level
 from toolkit.text import aligned
 

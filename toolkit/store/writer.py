@@ -188,7 +188,7 @@ def _episode_rows(schema: Schema, episode: Episode) -> tuple[dict[str, Array], A
     end = np.arange(steps + 1) == steps - 1
     rows = {f"obs/{name}": np.asarray(values, np.float32) for name, values in episode.observations().items()}
     rows |= {
-        "action": padded(episode.action),
+        "action": padded(np.asarray(episode.action, np.int64 if schema.discrete else np.float32)),
         "reward": padded(np.asarray(episode.reward, np.float32)),
         "terminated": end & bool(episode.terminated),
         "truncated": end & (not episode.terminated),

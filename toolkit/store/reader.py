@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from toolkit.core import Array, Episode, Spec
-from toolkit.sampling import EpisodeIndex, Packed, Sampler
+from toolkit.sampling import EpisodeIndex, Options, Relabel, Sampler, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
 from toolkit.store.files import (
@@ -26,11 +26,14 @@ from toolkit.store.files import (
     refuse_links,
     write_json,
 )
+from toolkit.store.packed import Tier
+from toolkit.store.rows import Rows
 from toolkit.store.schema import Schema
-from toolkit.store.statistics import transition_statistics
-from toolkit.store.writer import Writer, pack
+from toolkit.store.statistics import Running, transition_statistics
+from toolkit.store.writer import Writer
 
 KIND = "packmule-replay-store"
+SPEC_ROWS = 1 << 22  # rows whose statistics are taken at once
 ROW_NUMBERS = 1 << 24  # of one array; no claim beyond it is believed
 
 
@@ -54,37 +57,11 @@ class EpisodeTable:
         return EpisodeTable({name: values[chosen] for name, values in self.columns.items()})
 
 
-class _Rows:
-    """All committed rows of one commit, read and verified once and shared by every view of it."""
-
-    def __init__(self, path: Path, schema: Schema, commit: layout.Commit) -> None:
-        self.path, self.schema, self.commit = path, schema, commit
-
-    @cached_property
-    def packed(self) -> Packed:
-        for segment in self.commit.segments:
-            files = SegmentFiles(self.path, self.schema, segment)
-            for name in files.row_arrays:
-                files.check_claim(name)  # before a claim of terabytes is allocated
-        total = sum(segment["rows"] for segment in self.commit.segments)
-        width, spare = self.schema.obs_dim + self.schema.action_dim + 2, 64
-        import torch
-
-        rows = torch.zeros(total + spare, width)
-        view, at = rows.numpy(), 0
-        for segment in self.commit.segments:
-            names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
-            data = read_arrays(self.path, self.schema, segment, names)
-            view[at : at + segment["rows"]] = pack(self.schema, data)
-            at += segment["rows"]
-        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
-
-
 class ReplayStore:
     """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
 
     def __init__(
-        self, path: Path, schema: Schema, commit: layout.Commit, table: EpisodeTable, rows: _Rows, chosen: Array | None
+        self, path: Path, schema: Schema, commit: layout.Commit, table: EpisodeTable, rows: Rows, chosen: Array | None
     ) -> None:
         """Use `create` or `open`."""
         self.path, self.schema, self.commit, self.episodes = path, schema, commit, table
@@ -117,7 +94,8 @@ class ReplayStore:
         for folder in ("commits", "segments", "views"):
             refuse_links(path, path / folder)
         state = layout.newest_commit(path)[0] if commit is None else layout.read_commit(path, commit)
-        return cls(path, schema, state, _read_table(path, schema, state), _Rows(path, schema, state), None)
+        rows = Rows(path, schema, state, _open_segment)
+        return cls(path, schema, state, _read_table(path, schema, state), rows, None)
 
     def writer(self) -> Writer:
         """A new writer; see `Writer`. This object goes on showing the commit it was opened at."""
@@ -193,6 +171,17 @@ class ReplayStore:
             raise ValueError(f"a nested view of {episodes} episodes was asked of {len(self)}; choose 1 to {len(self)}")
         return self.view(np.sort(np.random.default_rng(seed).permutation(len(self))[:episodes]))
 
+    def split(self, fraction: float, *, seed: int) -> tuple[ReplayStore, ReplayStore]:
+        """Two views without a common episode, say to train on and to validate on: `fraction` of the episodes, the rest.
+
+        Raises ValueError if one of them would be empty.
+        """
+        first = round(fraction * len(self))
+        if not 0 < first < len(self):
+            raise ValueError(f"a split of {len(self)} episodes at {fraction} leaves one side empty")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.view(np.sort(order[:first])), self.view(np.sort(order[first:]))
+
     def save_view(self, name: str, view: ReplayStore) -> None:
         """Save `view` (of this store and commit) as views/<name>.json.
 
@@ -244,16 +233,8 @@ class ReplayStore:
         """Dimensions, limits, horizon and statistics of exactly these episodes. Raises ValueError without any."""
         if len(self) == 0:
             raise ValueError(f"{self.path} holds no episodes yet; append some and commit")
-        packed, schema = self._rows.packed, self.schema
-        lengths = self.episodes["length"]
-        index = np.concatenate([np.arange(s, s + n + 1) for s, n in zip(self._starts, lengths, strict=True)])
-        final = np.zeros(len(index), bool)
-        final[np.cumsum(lengths + 1) - 1] = True
-        rows = packed.rows.numpy()[index]
-        moments = {
-            name: running.moments()
-            for name, running in transition_statistics(rows, final, schema.obs_dim, schema.action_dim).items()
-        }
+        schema, lengths = self.schema, self.episodes["length"]
+        moments = {name: running.moments() for name, running in self._statistics().items()}
 
         def limits(values: tuple[float | None, ...], free: float) -> Array:
             return np.asarray([free if x is None else x for x in values], np.float32)
@@ -274,10 +255,68 @@ class ReplayStore:
             **moments,
         )
 
-    def sampler(self, *, window: int = 1, batch_size: int = 256, seed: int, device: str = "cpu") -> Sampler:
-        """An endless, seeded stream of batches of these episodes; see `Sampler`."""
-        index = EpisodeIndex(self._starts, self.episodes["length"])
-        return Sampler(self._rows.packed, index, window=window, batch_size=batch_size, seed=seed, device=device)
+    def _statistics(self) -> dict[str, Running]:
+        """Statistics of exactly these episodes, a few million rows at a time."""
+        schema, starts, lengths = self.schema, self._starts, self.episodes["length"]
+        if (tier := self._rows.tier("auto")) == "streaming":
+            loaded = ((chunk.load().rows, chunk.starts, chunk.lengths) for chunk in self._rows.chunks(starts, lengths))
+        else:
+            rows = (self._rows.packed if tier == "memory" else self._rows.mapped).rows
+            groups = np.split(np.arange(len(starts)), np.flatnonzero(np.diff(np.cumsum(lengths) // SPEC_ROWS)) + 1)
+            loaded = ((rows, starts[group], lengths[group]) for group in groups)
+        merged: dict[str, Running] = {}
+        for rows, first, steps in loaded:
+            index = np.repeat(first - np.cumsum(steps + 1) + steps + 1, steps + 1) + np.arange((steps + 1).sum())
+            final = np.zeros(len(index), bool)
+            final[np.cumsum(steps + 1) - 1] = True
+            fresh = transition_statistics(rows.numpy()[index], final, schema.obs_dim, schema.action_dim)
+            merged = {k: merged[k].merge(v) if merged else v for k, v in fresh.items()}
+        return merged
+
+    def sampler(
+        self,
+        *,
+        window: int = 1,
+        batch_size: int = 256,
+        seed: int,
+        device: str = "cpu",
+        next_action: bool = False,
+        n_step: int = 1,
+        discount: float | None = None,
+        returns_to_go: bool = False,
+        frame_stack: int = 1,
+        relabel: Relabel | None = None,
+        tier: Tier = "auto",
+        buffer: int = 1 << 19,
+        prefetch: bool = False,
+    ) -> Sampler:
+        """An endless, seeded stream of batches of these episodes; see `Sampler` and `Options`.
+
+        The tiers "memory" and "mapped" (a packed file, see `PackedFile`) serve the same stream, uniform with
+        replacement. "streaming" reads the store in chunks through a shuffle buffer of `buffer` rows, every transition
+        once an epoch. "auto" takes memory where the packed rows fit half of what is available, then mapped where the
+        disk has room for them. Raises ValueError where options contradict each other or the data.
+        """
+        options = Options(window, next_action, n_step, discount, returns_to_go, frame_stack, relabel)
+        options.check(self.schema.obs_dim, self.schema.goal_dim)
+        source = self.source(options, tier=tier, buffer=buffer, seed=seed, device=device)
+        goal_dim = self.schema.goal_dim
+        return Sampler(source, options, goal_dim=goal_dim, batch_size=batch_size, device=device, prefetch=prefetch)
+
+    def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
+        """The stream of windows behind `sampler`, to be mixed with others'."""
+        import torch
+
+        starts, lengths = self._starts, self.episodes["length"]
+        used = self._rows.tier(tier)
+        if used == "streaming":
+            chunks = self._rows.chunks(starts, lengths)
+            cpu = torch.device("cpu")
+            return Streamed(chunks, options, width=self._rows.width, buffer=buffer, seed=seed, device=cpu)
+        index = EpisodeIndex(starts, lengths)
+        if used == "mapped":
+            return Uniform(self._rows.mapped, index, options, seed=seed, device=torch.device("cpu"))
+        return Uniform(self._rows.packed, index, options, seed=seed, device=torch.device(device))
 
 
 def read_schema(path: Path) -> Schema:

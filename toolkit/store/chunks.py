@@ -13,7 +13,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from toolkit.core import Array
+from toolkit.core import Array, Episode
 from toolkit.store import layout
 from toolkit.store.files import StoreError, canonical, load_json, read_bounded, refuse_links
 from toolkit.store.schema import Schema
@@ -136,6 +136,22 @@ class SegmentFiles:
             for number in range(low // size, -(-high // size))
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def episode(self, at: Mapping[str, Any]) -> Episode:
+        """The episode of one entry of the episode table, its categories as text. Raises StoreError as `read` does."""
+        start, steps = int(at["start"]), int(at["length"])
+        rows = {name: self.read(name, start, start + steps + 1).copy() for name in self.row_arrays}
+        columns: dict[str, Any] = {name: str(at[name]) for name in layout.CATEGORICAL}
+        columns |= {"seed": int(at["seed"]), "context": at["context"].tolist()}
+        columns["success"] = None if at["success"] < 0 else bool(at["success"])
+        return Episode(
+            {key.name: rows[f"obs/{key.name}"] for key in self.schema.observations},
+            rows["action"][:steps],
+            rows["reward"][:steps],
+            bool(rows["terminated"][steps - 1]),
+            {name: rows[f"info/{name}"][:steps] for name in self.schema.info},
+            columns,
+        )
 
     def _bytes(self, name: str) -> int:
         return math.prod(self.chunk_shapes[name]) * np.dtype(self.arrays[name][1]).itemsize + CHECKSUM_BYTES

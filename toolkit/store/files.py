@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import secrets
 import stat
 import threading
 import time
+import weakref
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,24 @@ def write_json(path: Path, value: Any, *, create_only: bool = False) -> None:
     """`write_durably` of indented JSON, with its folder flushed."""
     write_durably(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), create_only=create_only)
     flush_directory(path.parent)
+
+
+class WriterLock:
+    """Held on a segment's folder for as long as its writer lives; the kernel lets go when the process dies.
+
+    Raises BlockingIOError if another holds it. A file system that knows no locks gives none: there, age must do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.release = weakref.finalize(self, os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise
+        except OSError:
+            pass
 
 
 class DurableStore(LocalStore):

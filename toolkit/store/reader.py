@@ -121,24 +121,10 @@ class ReplayStore:
         if not 0 <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
         at = {name: values[index] for name, values in self.episodes.columns.items()}
-        steps, start = int(at["length"]), int(at["start"])
         segment = self.commit.segments[int(at["segment"])]
         if segment["id"] not in self._chunks:
             self._chunks[segment["id"]] = SegmentFiles(self.path, self.schema, segment)
-        files = self._chunks[segment["id"]]
-        rows = {name: files.read(name, start, start + steps + 1).copy() for name in files.row_arrays}
-        obs = {key.name: rows[f"obs/{key.name}"] for key in self.schema.observations}
-        columns: dict[str, Any] = {name: str(at[name]) for name in layout.CATEGORICAL}
-        columns |= {"seed": int(at["seed"]), "context": at["context"].tolist()}
-        columns["success"] = None if at["success"] < 0 else bool(at["success"])
-        return Episode(
-            obs,
-            rows["action"][:steps],
-            rows["reward"][:steps],
-            bool(rows["terminated"][steps - 1]),
-            {name: rows[f"info/{name}"][:steps] for name in self.schema.info},
-            columns,
-        )
+        return self._chunks[segment["id"]].episode(at)
 
     def view(self, name_or_mask: str | Array) -> ReplayStore:
         """A subset: a saved view's name, a boolean mask (E,), or integer positions (n,) of this store's episodes.

@@ -157,7 +157,7 @@ def _segments(done: Survey, schema: Schema, newest: Commit, *, single: bool) -> 
             past = name not in current
             base = _offset(done.commits[last], name)
             count = next(e["episodes"] for e in done.commits[last].segments if e["id"] == name)
-            spans = ((base, base + count - 1),) if affected is None and count else ()
+            spans: tuple[tuple[int, int], ...] = ((base, base + count - 1),) if affected is None and count else ()
             uids: tuple[str, ...] = ()
             if affected is not None:
                 affected = affected[affected < count]

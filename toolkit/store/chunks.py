@@ -35,6 +35,7 @@ class SegmentFiles:
         self.row_arrays = layout.row_arrays(schema)
         self.arrays = self.row_arrays | layout.episode_arrays(schema)
         self.chunk_shapes = {name: layout.chunk_shape(name, self.arrays[name][0], schema) for name in self.arrays}
+        self._reached: set[str] = set()  # arrays whose folders were seen to be no links
         self._cache: dict[str, OrderedDict[int, Array]] = {name: OrderedDict() for name in self.arrays}
 
     def count(self, name: str) -> int:
@@ -114,6 +115,9 @@ class SegmentFiles:
         if number in cache:
             cache.move_to_end(number)
             return cache[number]
+        if name not in self._reached:
+            refuse_links(self.root, self.folder / name / "c")
+            self._reached.add(name)
         self.check_chunk(name, number)
         path = self.chunk_path(name, number)
         data = read_bounded(path, self._bytes(name))

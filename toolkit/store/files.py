@@ -21,7 +21,7 @@ from zarr.storage import LocalStore
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
-PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")  # temporary names of `write_durably`
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial|zarr\.[0-9a-f]{32}\.partial")  # of `write_durably`, and of zarr
 JSON_BYTES = 1 << 28  # largest JSON file read: some 20 million episodes in a view, 50,000 segments in a commit
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -185,6 +185,17 @@ class DurableStore(LocalStore):
         self._check_writable()
         path = self.root / key
         await asyncio.to_thread(write_durably, path, value)
+        with self._lock:
+            self._dirty.update(parent for parent in path.parents if parent.is_relative_to(self.root))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """`set`, unless the key is there."""
+        import asyncio
+
+        self._check_writable()
+        path = self.root / key
+        with contextlib.suppress(FileExistsError):
+            await asyncio.to_thread(write_durably, path, value, create_only=True)
         with self._lock:
             self._dirty.update(parent for parent in path.parents if parent.is_relative_to(self.root))
 

@@ -16,14 +16,14 @@ import numpy as np
 from toolkit.core import Array, Episode
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
-from toolkit.store.files import PARTIAL, ULID, DurableStore, StoreError, WriterLock, refuse_links
+from toolkit.store.files import PARTIAL, ULID, StoreError, WriterLock, refuse_links
 from toolkit.store.reader import ReplayStore, read_schema
 from toolkit.store.schema import Schema
 from toolkit.store.validate import Finding, ranges, survey
 from toolkit.store.writer import Writer
 
 AGE = 3600.0  # seconds; what is younger may belong to a writer at work
-_OURS = re.compile(r"(?:[A-Za-z0-9._-]+/){0,2}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|\..+\.partial)")
+_OURS = re.compile(r"(?:[A-Za-z0-9._-]+/){0,2}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def repair(path: str | Path, *, dry_run: bool = False) -> Repaired:
     entries: list[dict[str, Any]] = []
     gone: list[Array] = []
     rewritten, writers, base = [], [], 0
-    target = _Target(root, found.schema, DurableStore(root), newest)
+    target = _Target(root, found.schema, newest)
     for entry in newest.segments:
         if entry["id"] not in found.broken:
             entries.append(entry)
@@ -173,7 +173,6 @@ class _Target:
 
     path: Path
     schema: Schema
-    files: DurableStore
     commit: layout.Commit
 
 

@@ -23,7 +23,6 @@ class Target(Protocol):
 
     path: Path
     schema: Schema
-    files: DurableStore
     commit: layout.Commit
 
 
@@ -68,6 +67,7 @@ class Writer:
 
     def __init__(self, store: Target) -> None:
         self._store, self._schema = store, store.schema
+        self._files = DurableStore(store.path)  # its own: what it flushes is what it wrote
         self._id = new_ulid()
         self._columns: dict[str, _Column] = {}
         self._rows = self._episodes = self._committed = 0
@@ -134,7 +134,7 @@ class Writer:
     def seal(self) -> dict[str, Any]:
         """Flush every episode appended so far to disk and return what a commit says of them; publish nothing."""
         self._write(whole_chunks_only=False)
-        self._store.files.flush()
+        self._files.flush()
         return {
             "id": self._id,
             "rows": self._rows,
@@ -159,7 +159,7 @@ class Writer:
 
     def _create(self) -> None:
         chunk = layout.chunk_rows(self._schema)
-        group = zarr.open_group(self._store.files, path=f"segments/{self._id}", mode="w-", zarr_format=3)
+        group = zarr.open_group(self._files, path=f"segments/{self._id}", mode="w-", zarr_format=3)
         self._lock = WriterLock(self._store.path / "segments" / self._id)
         for name, (shape, dtype) in layout.row_arrays(self._schema).items():
             self._columns[name] = _Column(group, name, shape, dtype, chunk)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
-from toolkit.core import Episode
+from toolkit.core import Batch, Episode
 from toolkit.sampling import Relabel, stacked_spec
 from toolkit.sampling.index import returns_to_go
 from toolkit.store import ReplayStore, Schema
@@ -271,6 +272,12 @@ def test_windows_longer_than_the_spare_rows_are_served(make_store, window):
     assert torch.equal(batch.obs[..., 1], torch.where(inside, t[:, None] + torch.arange(window + 1), 0).float())
 
 
+def test_a_served_batch_is_a_whole_batch(make_store):
+    batch = make_store(LENGTHS).sampler(batch_size=8, seed=0).next()
+    assert vars(replace(batch)) == vars(batch)
+    assert list(vars(batch)) == [field.name for field in fields(Batch)]
+
+
 def test_prefetch_changes_nothing_but_the_time(make_store):
     store = make_store(LENGTHS)
     plain, ahead = (store.sampler(seed=0, window=2, prefetch=p) for p in (False, True))
@@ -283,7 +290,8 @@ def test_prefetch_changes_nothing_but_the_time(make_store):
     same_batches(plain, resumed, 300)
 
 
-def test_an_error_while_prefetching_is_raised_and_loses_nothing(goal_store):
+def test_an_error_while_prefetching_is_raised_and_loses_nothing(goal_store, monkeypatch):
+    monkeypatch.setattr("toolkit.sampling.sampler.BLOCK_FLOATS", 1 << 16)
     calls = []
 
     def flaky(achieved, goal):

@@ -44,9 +44,7 @@ class Gather:
         if not self._plain:
             left = self._tensor(index.ends[episode] - draws)  # steps until the episode ends, at least 1
             if options.span > 1:
-                block[torch.arange(options.span + 1, device=self.device) > left[:, None]] = 0.0
-                final = (left <= options.span).nonzero()[:, 0]  # final rows hold an observation only, but where
-                block[final, left[final], packed.obs_dim :] = 0.0  # actions are one-hot, number 0 stands in them
+                self._blank(block, np.flatnonzero(index.ends[episode] - draws <= options.span), left)
         goal = None
         if options.relabel is not None and left is not None:
             ahead = _steps_ahead(options.relabel, index.ends[episode] - draws, rng)
@@ -91,6 +89,20 @@ class Gather:
             return self._windows.index_select(0, row).view(len(row), span + 1, width)
         inside = (row[:, None] + torch.arange(span + 1, device=self.device)).clamp_(max=len(self._rows) - 1)
         return self._rows.index_select(0, inside.flatten()).view(len(row), span + 1, width)
+
+    def _blank(self, block: Tensor, late: Array, left: Tensor) -> None:
+        """Zero what lies past the episode's end in the few windows `late` that reach it.
+
+        A final row holds an observation only, but where actions are one-hot, number 0 stands in it.
+        """
+        if len(late) == 0:
+            return
+        windows = self._tensor(late)
+        part, ends = block[windows], left[windows]
+        part[torch.arange(block.shape[1], device=self.device) > ends[:, None]] = 0.0
+        final = (ends < block.shape[1]).nonzero()[:, 0]
+        part[final, ends[final], self.packed.obs_dim :] = 0.0
+        block[windows] = part
 
     def _one_step(self, block: Tensor) -> Fields:
         obs_dim, window = self.packed.obs_dim, self.options.window

@@ -44,10 +44,10 @@ class EpisodeIndex:
 
     def locate(self, transition: Array) -> tuple[Array, Array]:
         """(n,) int64 transition numbers -> episode positions (n,) and rows (n,)."""
-        episode = self.guide[transition >> self.shift]
-        while (late := transition >= self.ends[episode]).any():
+        episode = self.guide.take(transition >> self.shift, mode="clip")  # never clips; spares a check
+        while (late := transition >= self.ends.take(episode, mode="clip")).any():
             episode = episode + late
-        return episode, transition + self.offsets[episode]
+        return episode, transition + self.offsets.take(episode, mode="clip")
 
 
 def returns_to_go(reward: Array, starts: Array, lengths: Array, discount: float, group: int = 1 << 20) -> Array:

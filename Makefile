@@ -24,7 +24,7 @@ test: setup  ## every test
 kills: setup  ## 1000 SIGKILLs while appending
 	PACKMULE_KILLS=1000 $(BIN)/python -m pytest tests/test_faults.py -s -k sigkill
 
-bits: setup  ## flip every single bit of a small store
+bits: setup  ## flip every single bit of a small store, about an hour
 	PACKMULE_EVERY_BIT=1 $(BIN)/python -m pytest tests/test_validate.py -k anywhere
 
 lint: setup  ## style, types and the import rules

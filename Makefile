@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CLAIM_OUT ?= claim
 
-.PHONY: setup claim test lint clean
+.PHONY: setup claim test kills bits lint clean
 
 setup: .venv/.ready
 
@@ -20,6 +20,12 @@ claim: setup  ## the main job: data, training, verdict, report
 
 test: setup  ## every test
 	$(BIN)/python -m pytest
+
+kills: setup  ## 1000 SIGKILLs while appending
+	PACKMULE_KILLS=1000 $(BIN)/python -m pytest tests/test_faults.py -s -k sigkill
+
+bits: setup  ## flip every single bit of a small store, about an hour
+	PACKMULE_EVERY_BIT=1 $(BIN)/python -m pytest tests/test_validate.py -k anywhere
 
 lint: setup  ## style, types and the import rules
 	$(BIN)/ruff check .

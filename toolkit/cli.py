@@ -6,7 +6,6 @@ reader of its output went away.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,8 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 
 import tyro
 from tyro.conf import Positional
+
+from toolkit.cli_data import Data
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -92,29 +93,6 @@ class Collect:
         )
         line.close()
         print(f"{self.out}: {len(store)} episodes, {store.transitions} transitions, commit {store.commit.number}")
-        return 0
-
-
-@dataclass
-class Data:
-    """Look at a store: `packmule data info STORE`."""
-
-    action: Positional[Literal["info"]]
-    store: Positional[Path]
-    commit: int | None = None
-    """A past commit; the newest by default."""
-    view: str | None = None
-    """A saved view."""
-    json: bool = False
-    """Print JSON for programs."""
-
-    def run(self) -> int:
-        from toolkit.store import ReplayStore
-        from toolkit.store.info import describe, info
-
-        store = ReplayStore.open(self.store, commit=self.commit)
-        found = info(store if self.view is None else store.view(self.view))
-        print(json.dumps(found, indent=1) if self.json else describe(found))
         return 0
 
 

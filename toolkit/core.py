@@ -145,7 +145,11 @@ class Batch:
     episode: Tensor  # (B,) int64; position of the window's episode in the view it was drawn from
     goal: Tensor | None = None  # (B, L+1, G) float32, the last G numbers of obs
     images: dict[str, Tensor] | None = None  # key -> (B, L+1, H, W, C) uint8
-    next_action: Tensor | None = None  # (B, L, A) float32
+    next_action: Tensor | None = None  # (B, L, A) float32; with n-step returns, the action n steps on
+    next_valid: Tensor | None = None  # (B, L) bool; False where the episode has no next action (it is zero there):
+    # after a terminated step none is needed, after a truncated end it is unknown, so leave that step out of the loss
+    discount: Tensor | None = None  # (B, L) float32; of the next observation's value, besides (1 - terminated)
+    return_to_go: Tensor | None = None  # (B, L) float32; discounted rewards from each step to its episode's end
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The replay store: plain zarr v3, one commit point, nothing lost and nothing half visible."""
 
 from toolkit.store.files import StoreError
+from toolkit.store.mixture import Mixture, mix
 from toolkit.store.reader import EpisodeTable, ReplayStore
 from toolkit.store.schema import Key, Schema
 from toolkit.store.writer import Writer
 
-__all__ = ["EpisodeTable", "Key", "ReplayStore", "Schema", "StoreError", "Writer"]
+__all__ = ["EpisodeTable", "Key", "Mixture", "ReplayStore", "Schema", "StoreError", "Writer", "mix"]

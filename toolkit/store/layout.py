@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.core import Array
-from toolkit.store.files import ULID, StoreError, digest, write_json
+from toolkit.store.files import ULID, StoreError, digest, load_json, refuse_links, write_json
 from toolkit.store.schema import Schema
 
 FORMAT = 1
@@ -50,6 +50,38 @@ def chunk_rows(schema: Schema) -> int:
     """Rows in a chunk, a power of two: the widest array's chunk stays near CHUNK_BYTES."""
     widest = max(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in row_arrays(schema).values())
     return min(MAX_CHUNK_ROWS, 1 << max(4, (CHUNK_BYTES // widest).bit_length() - 1))
+
+
+def chunk_shape(name: str, shape: tuple[int, ...], schema: Schema) -> tuple[int, ...]:
+    """Shape of one chunk of array `name`, whose entries have `shape`."""
+    first = EPISODE_CHUNK if name.startswith("episodes/") else chunk_rows(schema)
+    return (first, *(max(1, size) for size in shape))
+
+
+def array_metadata(shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]) -> dict[str, Any]:
+    """What zarr.json of an array must say, its length on the first axis left out (a writer may have grown it)."""
+    kind = np.dtype(dtype)
+    endian = {"configuration": {"endian": "little"}} if kind.itemsize > 1 else {}
+    return {
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": kind.type(0).item(),
+        "codecs": [{"name": "bytes", **endian}, {"name": "crc32c"}],
+        "attributes": {},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def content_uid(rows: dict[str, Array]) -> Array:
+    """(16,) uint8: SHA-256, truncated, of an episode's rows by array name."""
+    content = sha256()
+    for name in sorted(rows):
+        content.update(name.encode() + np.ascontiguousarray(rows[name]).tobytes())
+    return np.frombuffer(content.digest()[:16], np.uint8)
 
 
 class ArrayDigest:
@@ -105,19 +137,48 @@ def commit_numbers(root: Path) -> list[int]:
 def read_commit(root: Path, number: int) -> Commit:
     """Read and verify one commit. Raises StoreError naming the file if it is damaged or absent."""
     path = commit_path(root, number)
+    refuse_links(root, path)
     try:
-        body = json.loads(path.read_bytes())
+        body = load_json(path)
         stated = body.pop("digest")
         if stated != digest(body) or body["number"] != number:
             raise StoreError(f"{path}: digest does not match its content; the file is damaged")
+        parent = body["parent"]
+        if parent is not None and not (_is_count(parent) and parent < number):
+            raise StoreError(f"{path}: parent {parent!r} is not an earlier commit")
         for segment in body["segments"]:
-            if not ULID.fullmatch(segment["id"]):
-                raise StoreError(f"{path}: segment id {segment['id']!r} is not a ULID")
-        return Commit(number, body["parent"], tuple(body["segments"]), stated)
+            _check_segment(path, segment)
+        if len({segment["id"] for segment in body["segments"]}) != len(body["segments"]):
+            raise StoreError(f"{path}: names one segment twice")
+        return Commit(number, parent, tuple(body["segments"]), stated)
     except FileNotFoundError:
         raise StoreError(f"{root} has no commit {number}; it has {commit_numbers(root) or 'none'}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path}: not a readable commit ({error}); the file is damaged") from None
+    except StoreError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not a readable commit ({type(error).__name__}: {error}); it is damaged") from None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _check_segment(path: Path, segment: Mapping[str, Any]) -> None:
+    """Types and plain bounds of one segment entry, so that nothing later trusts a number it should not."""
+    if not isinstance(segment["id"], str) or not ULID.fullmatch(segment["id"]):
+        raise StoreError(f"{path}: segment id {segment['id']!r} is not a ULID")
+    rows, episodes = segment["rows"], segment["episodes"]
+    if not (_is_count(rows) and _is_count(episodes) and 2 * episodes <= rows):
+        raise StoreError(
+            f"{path}: segment {segment['id']} claims {rows!r} rows and {episodes!r} episodes; expected two counts, "
+            "at least two rows an episode"
+        )
+    for name in CATEGORICAL:
+        if not all(isinstance(text, str) for text in segment["categories"][name]):
+            raise StoreError(f"{path}: categories of {name!r} are not all text")
+    if not all(isinstance(value, str) for value in segment["digest"].values()):
+        raise StoreError(f"{path}: digests of segment {segment['id']} are not all text")
+    _ = segment["statistics"].items()
 
 
 def newest_commit(root: Path) -> tuple[Commit, int]:

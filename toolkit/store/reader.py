@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -16,8 +15,9 @@ import numpy as np
 import zarr
 
 from toolkit.core import Array, Episode, Spec
-from toolkit.sampling import EpisodeIndex, Packed, Sampler
+from toolkit.sampling import EpisodeIndex, Options, Relabel, Sampler, Source, Streamed, Uniform
 from toolkit.store import layout
+from toolkit.store.chunks import SegmentFiles
 from toolkit.store.files import (
     DurableStore,
     StoreError,
@@ -25,14 +25,20 @@ from toolkit.store.files import (
     checked_name,
     digest,
     flush_directory,
+    load_json,
     new_ulid,
+    refuse_links,
     write_json,
 )
+from toolkit.store.packed import Tier
+from toolkit.store.rows import Rows
 from toolkit.store.schema import Schema
-from toolkit.store.statistics import transition_statistics
-from toolkit.store.writer import Writer, content_uid, pack
+from toolkit.store.statistics import Running, transition_statistics
+from toolkit.store.writer import Writer
 
 KIND = "packmule-replay-store"
+SPEC_ROWS = 1 << 22  # rows whose statistics are taken at once
+ROW_NUMBERS = 1 << 24  # of one array; no claim beyond it is believed
 
 
 @dataclass(frozen=True)
@@ -55,38 +61,17 @@ class EpisodeTable:
         return EpisodeTable({name: values[chosen] for name, values in self.columns.items()})
 
 
-class _Rows:
-    """All committed rows of one commit, read and verified once and shared by every view of it."""
-
-    def __init__(self, path: Path, schema: Schema, commit: layout.Commit) -> None:
-        self.path, self.schema, self.commit = path, schema, commit
-
-    @cached_property
-    def packed(self) -> Packed:
-        total = sum(segment["rows"] for segment in self.commit.segments)
-        width, spare = self.schema.obs_dim + self.schema.action_dim + 2, 64
-        import torch
-
-        rows = torch.zeros(total + spare, width)
-        view, at = rows.numpy(), 0
-        for segment in self.commit.segments:
-            names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
-            data = read_arrays(self.path, segment, names, layout.chunk_rows(self.schema))
-            view[at : at + segment["rows"]] = pack(self.schema, data)
-            at += segment["rows"]
-        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
-
-
 class ReplayStore:
     """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
 
     def __init__(
-        self, path: Path, schema: Schema, commit: layout.Commit, table: EpisodeTable, rows: _Rows, chosen: Array | None
+        self, path: Path, schema: Schema, commit: layout.Commit, table: EpisodeTable, rows: Rows, chosen: Array | None
     ) -> None:
         """Use `create` or `open`."""
         self.path, self.schema, self.commit, self.episodes = path, schema, commit, table
         self._rows, self._chosen = rows, chosen  # chosen: positions in the commit's table, None for all
         self.files = DurableStore(path)
+        self._chunks: dict[str, SegmentFiles] = {}
 
     @classmethod
     def create(cls, path: str | Path, schema: Schema) -> ReplayStore:
@@ -115,9 +100,12 @@ class ReplayStore:
         Raises StoreError if there is no store, it is damaged or foreign, or its format is newer than this program.
         """
         path = Path(path)
-        schema = _read_schema(path)
+        schema = read_schema(path)
+        for folder in ("commits", "segments", "views"):
+            refuse_links(path, path / folder)
         state = layout.newest_commit(path)[0] if commit is None else layout.read_commit(path, commit)
-        return cls(path, schema, state, _read_table(path, schema, state), _Rows(path, schema, state), None)
+        rows = Rows(path, schema, state, _open_segment)
+        return cls(path, schema, state, _read_table(path, schema, state), rows, None)
 
     def writer(self) -> Writer:
         """A new writer; see `Writer`. This object goes on showing the commit it was opened at."""
@@ -143,28 +131,10 @@ class ReplayStore:
         if not 0 <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
         at = {name: values[index] for name, values in self.episodes.columns.items()}
-        steps, start = int(at["length"]), int(at["start"])
         segment = self.commit.segments[int(at["segment"])]
-        group = _open_segment(self.path, segment)
-        span = slice(start, start + steps + 1)
-        try:
-            rows = {name: np.asarray(_array(group, name)[span]) for name in layout.row_arrays(self.schema)}
-        except Exception as error:
-            raise StoreError(f"{self.path}: episode {index} cannot be read ({error}); it is damaged") from error
-        if not np.array_equal(content_uid(rows), at["uid"]):  # a deleted chunk reads as zeros
-            raise StoreError(f"{self.path}: episode {index} is not what was committed; its segment is damaged")
-        obs = {key.name: rows[f"obs/{key.name}"] for key in self.schema.observations}
-        columns: dict[str, Any] = {name: str(at[name]) for name in layout.CATEGORICAL}
-        columns |= {"seed": int(at["seed"]), "context": at["context"].tolist()}
-        columns["success"] = None if at["success"] < 0 else bool(at["success"])
-        return Episode(
-            obs,
-            rows["action"][:steps],
-            rows["reward"][:steps],
-            bool(rows["terminated"][steps - 1]),
-            {name: rows[f"info/{name}"][:steps] for name in self.schema.info},
-            columns,
-        )
+        if segment["id"] not in self._chunks:
+            self._chunks[segment["id"]] = SegmentFiles(self.path, self.schema, segment)
+        return self._chunks[segment["id"]].episode(at)
 
     def view(self, name_or_mask: str | Array) -> ReplayStore:
         """A subset: a saved view's name, a boolean mask (E,), or integer positions (n,) of this store's episodes.
@@ -197,6 +167,17 @@ class ReplayStore:
             raise ValueError(f"a nested view of {episodes} episodes was asked of {len(self)}; choose 1 to {len(self)}")
         return self.view(np.sort(np.random.default_rng(seed).permutation(len(self))[:episodes]))
 
+    def split(self, fraction: float, *, seed: int) -> tuple[ReplayStore, ReplayStore]:
+        """Two views without a common episode, say to train on and to validate on: `fraction` of the episodes, the rest.
+
+        Raises ValueError if one of them would be empty.
+        """
+        first = round(fraction * len(self))
+        if not 0 < first < len(self):
+            raise ValueError(f"a split of {len(self)} episodes at {fraction} leaves one side empty")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.view(np.sort(order[:first])), self.view(np.sort(order[first:]))
+
     def save_view(self, name: str, view: ReplayStore) -> None:
         """Save `view` (of this store and commit) as views/<name>.json.
 
@@ -207,29 +188,35 @@ class ReplayStore:
         chosen = [int(i) for i in (np.arange(len(view)) if view._chosen is None else view._chosen)]
         body = {"commit": self.commit.number, "commit_digest": self.commit.digest, "episodes": chosen}
         path = self.path / "views" / f"{checked_name('view', name)}.json"
-        if path.exists() and canonical(json.loads(path.read_bytes())) == canonical({**body, "digest": digest(body)}):
+        if path.exists() and canonical(load_json(path)) == canonical({**body, "digest": digest(body)}):
             return
         write_json(path, {**body, "digest": digest(body)}, create_only=True)
 
     def _saved_view(self, name: str) -> ReplayStore:
         path = self.path / "views" / f"{checked_name('view', name)}.json"
         try:
-            body = json.loads(path.read_bytes())
+            refuse_links(self.path, path)
+            body = load_json(path)
             if body.pop("digest") != digest(body):
                 raise StoreError(f"{path}: digest does not match its content; the view is damaged, save it again")
+            chosen, pin, pinned = body["episodes"], body["commit_digest"], body["commit"]
+            if not all(type(index) is int and 0 <= index < 1 << 63 for index in chosen):
+                raise StoreError(f"{path}: episodes are not all indices; the view is damaged")
         except FileNotFoundError:
             known = sorted(p.stem for p in path.parent.glob("*.json"))
             raise StoreError(f"{self.path} has no view {name!r}; it has {', '.join(known) or 'none'}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{path}: not a readable view ({error})") from None
+        except StoreError:
+            raise
+        except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise StoreError(f"{path}: not a readable view ({type(error).__name__}: {error})") from None
         if self._chosen is not None:
             raise ValueError(f"saved view {name!r} belongs to the whole store, not to a view of it")
-        if body["commit_digest"] != self.commit.digest:
+        if pin != self.commit.digest:
             raise StoreError(
-                f"view {name!r} is pinned to commit {body['commit']} but the store is open at {self.commit.number}: "
-                f"open it with commit={body['commit']}"
+                f"view {name!r} is pinned to commit {pinned} but the store is open at {self.commit.number}: "
+                f"open it with commit={pinned}"
             )
-        return self.view(np.asarray(body["episodes"], np.int64))
+        return self.view(np.asarray(chosen, np.int64))
 
     @cached_property
     def _starts(self) -> Array:
@@ -242,16 +229,8 @@ class ReplayStore:
         """Dimensions, limits, horizon and statistics of exactly these episodes. Raises ValueError without any."""
         if len(self) == 0:
             raise ValueError(f"{self.path} holds no episodes yet; append some and commit")
-        packed, schema = self._rows.packed, self.schema
-        lengths = self.episodes["length"]
-        index = np.concatenate([np.arange(s, s + n + 1) for s, n in zip(self._starts, lengths, strict=True)])
-        final = np.zeros(len(index), bool)
-        final[np.cumsum(lengths + 1) - 1] = True
-        rows = packed.rows.numpy()[index]
-        moments = {
-            name: running.moments()
-            for name, running in transition_statistics(rows, final, schema.obs_dim, schema.action_dim).items()
-        }
+        schema, lengths = self.schema, self.episodes["length"]
+        moments = {name: running.moments() for name, running in self._statistics().items()}
 
         def limits(values: tuple[float | None, ...], free: float) -> Array:
             return np.asarray([free if x is None else x for x in values], np.float32)
@@ -272,37 +251,108 @@ class ReplayStore:
             **moments,
         )
 
-    def sampler(self, *, window: int = 1, batch_size: int = 256, seed: int, device: str = "cpu") -> Sampler:
-        """An endless, seeded stream of batches of these episodes; see `Sampler`."""
-        index = EpisodeIndex(self._starts, self.episodes["length"])
-        return Sampler(self._rows.packed, index, window=window, batch_size=batch_size, seed=seed, device=device)
+    def _statistics(self) -> dict[str, Running]:
+        """Statistics of exactly these episodes, a few million rows at a time."""
+        schema, starts, lengths = self.schema, self._starts, self.episodes["length"]
+        if (tier := self._rows.tier("auto")) == "streaming":
+            loaded = ((chunk.load().rows, chunk.starts, chunk.lengths) for chunk in self._rows.chunks(starts, lengths))
+        else:
+            rows = (self._rows.packed if tier == "memory" else self._rows.mapped).rows
+            groups = np.split(np.arange(len(starts)), np.flatnonzero(np.diff(np.cumsum(lengths) // SPEC_ROWS)) + 1)
+            loaded = ((rows, starts[group], lengths[group]) for group in groups)
+        merged: dict[str, Running] = {}
+        for rows, first, steps in loaded:
+            index = np.repeat(first - np.cumsum(steps + 1) + steps + 1, steps + 1) + np.arange((steps + 1).sum())
+            final = np.zeros(len(index), bool)
+            final[np.cumsum(steps + 1) - 1] = True
+            fresh = transition_statistics(rows.numpy()[index], final, schema.obs_dim, schema.action_dim)
+            merged = {k: merged[k].merge(v) if merged else v for k, v in fresh.items()}
+        return merged
+
+    def sampler(
+        self,
+        *,
+        window: int = 1,
+        batch_size: int = 256,
+        seed: int,
+        device: str = "cpu",
+        next_action: bool = False,
+        n_step: int = 1,
+        discount: float | None = None,
+        returns_to_go: bool = False,
+        frame_stack: int = 1,
+        relabel: Relabel | None = None,
+        tier: Tier = "auto",
+        buffer: int = 1 << 19,
+        prefetch: bool = False,
+    ) -> Sampler:
+        """An endless, seeded stream of batches of these episodes; see `Sampler` and `Options`.
+
+        The tiers "memory" and "mapped" (a packed file, see `PackedFile`) serve the same stream, uniform with
+        replacement. "streaming" reads the store in chunks through a shuffle buffer of `buffer` rows, every transition
+        once an epoch. "auto" takes memory where the packed rows fit half of what is available, then mapped where the
+        disk has room for them. Raises ValueError where options contradict each other or the data.
+        """
+        options = Options(window, next_action, n_step, discount, returns_to_go, frame_stack, relabel)
+        options.check(self.schema.obs_dim, self.schema.goal_dim)
+        source = self.source(options, tier=tier, buffer=buffer, seed=seed, device=device)
+        goal_dim = self.schema.goal_dim
+        return Sampler(source, options, goal_dim=goal_dim, batch_size=batch_size, device=device, prefetch=prefetch)
+
+    def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
+        """The stream of windows behind `sampler`, to be mixed with others'."""
+        import torch
+
+        starts, lengths = self._starts, self.episodes["length"]
+        used = self._rows.tier(tier)
+        if used == "streaming":
+            chunks = self._rows.chunks(starts, lengths)
+            cpu = torch.device("cpu")
+            return Streamed(chunks, options, width=self._rows.width, buffer=buffer, seed=seed, device=cpu)
+        index = EpisodeIndex(starts, lengths)
+        if used == "mapped":
+            return Uniform(self._rows.mapped, index, options, seed=seed, device=torch.device("cpu"))
+        return Uniform(self._rows.packed, index, options, seed=seed, device=torch.device(device))
 
 
-def _read_schema(path: Path) -> Schema:
+def read_schema(path: Path) -> Schema:
+    """The schema of the store at `path`. Raises StoreError if there is none, or it is damaged, foreign or newer."""
     try:
-        meta = json.loads((path / "zarr.json").read_bytes())
-        attributes = dict(meta["attributes"])
+        attributes = dict(load_json(path / "zarr.json")["attributes"])
     except FileNotFoundError:
         raise StoreError(
             f"no store at {path}: {'it has no zarr.json' if path.exists() else 'nothing is there'}"
         ) from None
-    except NotADirectoryError:
-        raise StoreError(f"no store at {path}: it is a file, a store is a folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except StoreError:
+        if path.is_file():
+            raise StoreError(f"no store at {path}: it is a file, a store is a folder") from None
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path / 'zarr.json'}: not readable ({error}); the file is damaged") from None
     if attributes.get("kind") != KIND:
         raise StoreError(f"{path} is a zarr group but not a packmule store (its attributes lack kind={KIND!r})")
-    if attributes.get("format", 0) > layout.FORMAT:
+    if type(attributes.get("format")) is not int:
+        raise StoreError(f"{path / 'zarr.json'}: format {attributes.get('format')!r} is no number; it is damaged")
+    if attributes["format"] > layout.FORMAT:
         raise StoreError(
             f"{path} has format {attributes['format']}, this program reads up to {layout.FORMAT}: upgrade packmule"
         )
     stated = attributes.pop("digest", None)
     if stated != digest(attributes):
         raise StoreError(f"{path / 'zarr.json'}: digest does not match its attributes; the file is damaged")
-    return Schema.from_json(attributes["schema"])
+    try:
+        schema = Schema.from_json(attributes["schema"])
+        shapes = {name: shape for name, (shape, _) in layout.row_arrays(schema).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path / 'zarr.json'}: not a readable schema ({error})") from None
+    for name, shape in shapes.items():
+        if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) > ROW_NUMBERS:
+            raise StoreError(f"{path / 'zarr.json'}: {name} has shape {shape}; the most is {ROW_NUMBERS} numbers a row")
+    return schema
 
 
 def _open_segment(path: Path, segment: Mapping[str, Any]) -> zarr.Group:
+    refuse_links(path, path / "segments" / segment["id"] / "zarr.json")
     try:
         return zarr.open_group(DurableStore(path, read_only=True), path=f"segments/{segment['id']}", mode="r")
     except Exception as error:
@@ -316,25 +366,26 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     return node
 
 
-def read_arrays(path: Path, segment: Mapping[str, Any], names: list[str], block: int) -> dict[str, Array]:
+def read_arrays(path: Path, schema: Schema, segment: Mapping[str, Any], names: list[str]) -> dict[str, Array]:
     """Committed entries of the named arrays of one segment, verified against the commit's digests.
 
-    Raises StoreError naming the array if it is missing, short, or differs from what was committed.
+    Raises StoreError naming the array if it is missing, short, a link, or differs from what was committed; sizes on
+    disk are compared with what the commit claims before anything is allocated.
     """
-    group, found = _open_segment(path, segment), {}
+    files, found = SegmentFiles(path, schema, segment), {}
     for name in names:
-        count = segment["episodes"] if name.startswith("episodes/") else segment["rows"]
+        files.check_metadata(name)
+        files.check_claim(name)
+    group = _open_segment(path, segment)
+    for name in names:
         where = f"{path}: segments/{segment['id']}/{name}"
         try:
-            array = _array(group, name)
-            if array.shape[0] < count:
-                raise StoreError(f"{where} has {array.shape[0]} rows but {count} are committed; it was cut")
-            data = np.asarray(array[:count])
+            data = np.asarray(_array(group, name)[: files.count(name)])
         except StoreError:
             raise
         except Exception as error:
             raise StoreError(f"{where} cannot be read ({type(error).__name__}: {error}); it is damaged") from error
-        check = layout.ArrayDigest(name, block)
+        check = layout.ArrayDigest(name, files.chunk_shapes[name][0])
         check.update(0, data)
         if check.hex() != segment["digest"].get(name):
             raise StoreError(f"{where} differs from what was committed; it is damaged")
@@ -346,11 +397,17 @@ def _read_table(path: Path, schema: Schema, commit: layout.Commit) -> EpisodeTab
     names = list(layout.episode_arrays(schema))
     parts: dict[str, list[Array]] = {name.removeprefix("episodes/"): [] for name in [*names, "segment"]}
     for number, segment in enumerate(commit.segments):
-        data = read_arrays(path, segment, names, layout.EPISODE_CHUNK)
+        data = read_arrays(path, schema, segment, names)
+        start, length = data["episodes/start"], data["episodes/length"]
+        if len(start) and not (start.min() >= 0 and length.min() >= 1 and np.all(start < segment["rows"] - length)):
+            raise StoreError(f"{path}: segments/{segment['id']} has episodes outside its {segment['rows']} rows")
         for name, values in data.items():
             column = name.removeprefix("episodes/")
             if column in layout.CATEGORICAL:
-                values = np.asarray(segment["categories"][column], object)[values]
+                known = segment["categories"][column]
+                if len(values) and not (values.min() >= 0 and values.max() < len(known)):
+                    raise StoreError(f"{path}: segments/{segment['id']}/{name} has codes outside its categories")
+                values = np.asarray(known, object)[values]
             parts[column].append(values)
         parts["segment"].append(np.full(segment["episodes"], number, np.int64))
     if not commit.segments:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -12,12 +12,17 @@ from zarr.codecs import Crc32cCodec
 
 from toolkit.core import Array, Episode
 from toolkit.store import layout
-from toolkit.store.files import StoreError, new_ulid
+from toolkit.store.files import DurableStore, StoreError, WriterLock, new_ulid
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 
-if TYPE_CHECKING:
-    from toolkit.store.reader import ReplayStore
+
+class Target(Protocol):
+    """What a writer needs of a store."""
+
+    path: Path
+    schema: Schema
+    commit: layout.Commit
 
 
 class _Column:
@@ -59,8 +64,9 @@ class Writer:
     As a context manager it commits when the block ends, and leaves nothing visible when the block raises.
     """
 
-    def __init__(self, store: ReplayStore) -> None:
+    def __init__(self, store: Target) -> None:
         self._store, self._schema = store, store.schema
+        self._files = DurableStore(store.path)  # its own: what it flushes is what it wrote
         self._id = new_ulid()
         self._columns: dict[str, _Column] = {}
         self._rows = self._episodes = self._committed = 0
@@ -78,17 +84,20 @@ class Writer:
         if kind is None:
             self.commit()
 
-    def append(self, episode: Episode) -> int:
+    def append(self, episode: Episode, *, uid: bytes | None = None) -> int:
         """Add one finished episode and return its index within this writer's segment.
 
         Nothing is visible to a reader until the commit that follows is published.
-        Raises ValueError if a field's shape or dtype differs from the schema, naming both.
+        Raises ValueError if a field's shape or dtype differs from the schema, naming both, and StoreError if `uid`
+        is given (of an episode that is copied) and is not that of the content.
         """
         self._schema.check(episode)
-        if not self._columns:
-            self._create()
         rows, packed = _episode_rows(self._schema, episode)
         table = self._table_entry(episode, rows)
+        if uid is not None and table["episodes/uid"].tobytes() != uid:
+            raise StoreError(f"the content of episode {uid.hex()} does not have this uid; its source is damaged")
+        if not self._columns:
+            self._create()
         for name, values in (rows | table).items():
             self._columns[name].stage(values)
         final = np.arange(len(packed)) == len(packed) - 1
@@ -110,16 +119,7 @@ class Writer:
         """
         if self._episodes == self._committed:
             return self._store.commit.number
-        self._write(whole_chunks_only=False)
-        self._store.files.flush()
-        entry = {
-            "id": self._id,
-            "rows": self._rows,
-            "episodes": self._episodes,
-            "digest": {name: column.digest.hex() for name, column in self._columns.items()},
-            "categories": self._categories,
-            "statistics": {name: value.to_json() for name, value in self._statistics.items()},
-        }
+        entry = self.seal()
         while True:
             base, highest = layout.newest_commit(self._store.path)
             others = [segment for segment in base.segments if segment["id"] != self._id]
@@ -129,6 +129,19 @@ class Writer:
                 continue
             self._committed = self._episodes
             return done.number
+
+    def seal(self) -> dict[str, Any]:
+        """Flush every episode appended so far to disk and return what a commit says of them; publish nothing."""
+        self._write(whole_chunks_only=False)
+        self._files.flush()
+        return {
+            "id": self._id,
+            "rows": self._rows,
+            "episodes": self._episodes,
+            "digest": {name: column.digest.hex() for name, column in self._columns.items()},
+            "categories": self._categories,
+            "statistics": {name: value.to_json() for name, value in self._statistics.items()},
+        }
 
     def _write(self, *, whole_chunks_only: bool) -> None:
         if self._failed is not None:
@@ -145,7 +158,8 @@ class Writer:
 
     def _create(self) -> None:
         chunk = layout.chunk_rows(self._schema)
-        group = zarr.open_group(self._store.files, path=f"segments/{self._id}", mode="w-", zarr_format=3)
+        group = zarr.open_group(self._files, path=f"segments/{self._id}", mode="w-", zarr_format=3)
+        self._lock = WriterLock(self._store.path / "segments" / self._id)
         for name, (shape, dtype) in layout.row_arrays(self._schema).items():
             self._columns[name] = _Column(group, name, shape, dtype, chunk)
         for name, (shape, dtype) in layout.episode_arrays(self._schema).items():
@@ -157,7 +171,7 @@ class Writer:
         entry: dict[str, Any] = {
             "start": self._rows,
             "length": len(episode),
-            "uid": content_uid(rows)[None],
+            "uid": layout.content_uid(rows)[None],
             "return": float(np.sum(episode.reward, dtype=np.float64)),
             "success": -1 if success is None else int(bool(success)),
             "seed": int(columns.get("seed", -1)),
@@ -166,14 +180,6 @@ class Writer:
         for name in layout.CATEGORICAL:
             entry[name] = _code(self._categories[name], str(columns.get(name, "")))
         return {f"episodes/{name}": np.asarray(value) for name, value in entry.items()}
-
-
-def content_uid(rows: dict[str, Array]) -> Array:
-    """(16,) uint8: SHA-256, truncated, of an episode's rows by array name."""
-    content = sha256()
-    for name in sorted(rows):
-        content.update(name.encode() + np.ascontiguousarray(rows[name]).tobytes())
-    return np.frombuffer(content.digest()[:16], np.uint8)
 
 
 def _code(categories: list[str], text: str) -> int:

@@ -1,0 +1,132 @@
+"""Weighted mixtures of stores and views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from toolkit.core import Array, Moments, Spec, child_seed
+from toolkit.sampling import Mixed, Options, Relabel, Sampler
+from toolkit.store.files import digest
+from toolkit.store.packed import Tier
+from toolkit.store.reader import ReplayStore
+
+
+class Mixture:
+    """Stores or views of one schema; each window comes from one of them with a probability set by its weight.
+
+    Within a part, windows are drawn as the part alone would. `Batch.episode` counts on from part to part.
+    """
+
+    def __init__(self, parts: Sequence[tuple[ReplayStore, float]]) -> None:
+        """Raises ValueError if there is no part, a weight is not positive, or two schemas differ, naming where."""
+        if not parts:
+            raise ValueError("a mixture needs at least one (store, weight)")
+        self.views = [view for view, _ in parts]
+        given = np.asarray([weight for _, weight in parts], np.float64)
+        if not (np.isfinite(given).all() and (given > 0).all()):
+            raise ValueError(f"mixture weights must be positive numbers, got {given.tolist()}")
+        self.weights = given / given.sum()
+        self.schema = self.views[0].schema
+        for number, view in enumerate(self.views[1:], start=1):
+            if found := _difference(_compared(self.views[0]), _compared(view)):
+                raise ValueError(
+                    f"mixture part {number} ({view.path}) differs from part 0 ({self.views[0].path}): {found}"
+                )
+
+    def __len__(self) -> int:
+        """Episodes in all parts."""
+        return sum(len(view) for view in self.views)
+
+    @property
+    def transitions(self) -> int:
+        """Steps in all parts."""
+        return sum(view.transitions for view in self.views)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies exactly the data seen: every part's fingerprint and weight."""
+        return digest([[view.fingerprint, float(w)] for view, w in zip(self.views, self.weights, strict=True)])[:32]
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Statistics of what is drawn: each part's count as much as its weight."""
+        specs = [view.spec for view in self.views]
+
+        def moments(name: str) -> Moments:
+            return _mixed([getattr(spec, name) for spec in specs], self.weights)
+
+        return replace(
+            specs[0],
+            horizon=max(spec.horizon for spec in specs),
+            episodes=len(self),
+            transitions=self.transitions,
+            obs=moments("obs"),
+            delta=moments("delta"),
+            action=moments("action"),
+            reward=moments("reward"),
+        )
+
+    def sampler(
+        self,
+        *,
+        window: int = 1,
+        batch_size: int = 256,
+        seed: int,
+        device: str = "cpu",
+        next_action: bool = False,
+        n_step: int = 1,
+        discount: float | None = None,
+        returns_to_go: bool = False,
+        frame_stack: int = 1,
+        relabel: Relabel | None = None,
+        tier: Tier = "auto",
+        buffer: int = 1 << 19,
+        prefetch: bool = False,
+    ) -> Sampler:
+        """As `ReplayStore.sampler`; tier and buffer are those of every part."""
+        options = Options(window, next_action, n_step, discount, returns_to_go, frame_stack, relabel)
+        options.check(self.schema.obs_dim, self.schema.goal_dim)
+        sources = [
+            view.source(options, tier=tier, buffer=buffer, seed=child_seed(seed, "part", number), device=device)
+            for number, view in enumerate(self.views)
+        ]
+        offsets = np.cumsum([0, *(len(view) for view in self.views)])[:-1].tolist()
+        source = Mixed(sources, self.weights.tolist(), offsets, seed=seed)
+        goal_dim = self.schema.goal_dim
+        return Sampler(source, options, goal_dim=goal_dim, batch_size=batch_size, device=device, prefetch=prefetch)
+
+
+def mix(parts: Sequence[tuple[ReplayStore, float]]) -> Mixture:
+    """A mixture of (store or view, weight) pairs; weights need not sum to 1. See `Mixture`."""
+    return Mixture(parts)
+
+
+def _mixed(moments: Sequence[Moments], weights: Array) -> Moments:
+    share = weights[:, None]
+    mean, std = (np.stack([getattr(m, name) for m in moments]).astype(np.float64) for name in ("mean", "std"))
+    middle = (share * mean).sum(0)
+    spread = np.sqrt((share * (std**2 + (mean - middle) ** 2)).sum(0))
+    low, high = np.min([m.low for m in moments], axis=0), np.max([m.high for m in moments], axis=0)
+    return Moments(*(np.asarray(part, np.float32) for part in (middle, spread, low, high)))
+
+
+def _compared(view: ReplayStore) -> dict[str, Any]:
+    """The parts of a schema that batches depend on; environments and contexts may differ."""
+    body = view.schema.to_json()
+    return {name: body[name] for name in ("observations", "action", "discrete")}
+
+
+def _difference(one: Any, other: Any, where: str = "schema") -> str:
+    """Where two JSON values first differ, and how; empty if nowhere."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        pairs = [(f"{where}.{key}", one[key], other[key]) for key in one]
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
+    else:
+        return "" if one == other else f"{where} is {other!r}, not {one!r}"
+    return next((found for path, a, b in pairs if (found := _difference(a, b, path))), "")

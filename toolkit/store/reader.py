@@ -354,7 +354,9 @@ def read_schema(path: Path) -> Schema:
 def _open_segment(path: Path, segment: Mapping[str, Any]) -> zarr.Group:
     refuse_links(path, path / "segments" / segment["id"] / "zarr.json")
     try:
-        return zarr.open_group(DurableStore(path, read_only=True), path=f"segments/{segment['id']}", mode="r")
+        return zarr.open_group(
+            DurableStore(path, read_only=True), path=f"segments/{segment['id']}", mode="r", zarr_format=3
+        )
     except Exception as error:
         raise StoreError(f"{path}: committed segment {segment['id']} cannot be opened ({error})") from error
 

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from toolkit.core import Episode
+from toolkit.sampling import Sampler
 from toolkit.store import ReplayStore, Schema
 
 torch.set_num_threads(1)
@@ -29,6 +30,15 @@ def counting_episode(number: int, steps: int, *, terminated: bool = False, actio
         "success": True,
     }
     return Episode(obs, action, (number + t[:steps] / 1000).astype(np.float32), terminated, {}, columns)
+
+
+def assert_same_batches(one: Sampler, other: Sampler, count: int = 60) -> None:
+    """Two streams give equal batches, field by field, bit for bit."""
+    for _ in range(count):
+        a, b = one.next(), other.next()
+        for name in vars(a):
+            x, y = getattr(a, name), getattr(b, name)
+            assert (x is None and y is None) or torch.equal(x, y), name
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from conftest import assert_same_batches
 from gymnasium import spaces
 
 from toolkit.core import Batch, Episode
@@ -24,14 +25,6 @@ def position(batch):
     episode = batch.episode.numpy()
     step = batch.obs[:, 0, 1].long().numpy()
     return episode, step, np.array(LENGTHS)[episode] - step
-
-
-def same_batches(one, other, count=40):
-    for _ in range(count):
-        a, b = one.next(), other.next()
-        for name in vars(a):
-            x, y = getattr(a, name), getattr(b, name)
-            assert (x is None and y is None) or torch.equal(x, y), name
 
 
 def action_at(step):
@@ -228,7 +221,7 @@ def test_a_stream_with_options_continues_bit_for_bit(goal_store, options, stop):
     second = goal_store.sampler(batch_size=256, seed=99, **options)
     second.next()
     second.state = json.loads(json.dumps(first.state))
-    same_batches(first, second, 80)
+    assert_same_batches(first, second, 80)
 
 
 def test_state_of_other_options_is_refused(make_store):
@@ -282,12 +275,12 @@ def test_prefetch_changes_nothing_but_the_time(make_store):
     store = make_store(LENGTHS)
     plain, ahead = (store.sampler(seed=0, window=2, prefetch=p) for p in (False, True))
     for _ in range(3):
-        same_batches(plain, ahead, 37)
+        assert_same_batches(plain, ahead, 37)
         assert json.dumps(plain.state) == json.dumps(ahead.state)
     resumed = store.sampler(seed=5, window=2, prefetch=True)
     resumed.next()
     resumed.state = plain.state
-    same_batches(plain, resumed, 300)
+    assert_same_batches(plain, resumed, 300)
 
 
 def test_an_error_while_prefetching_is_raised_and_loses_nothing(goal_store, monkeypatch):

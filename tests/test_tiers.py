@@ -8,21 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import counting_episode
+from conftest import assert_same_batches, counting_episode
 from gymnasium import spaces
 
 from toolkit.sampling import Relabel
 from toolkit.store import ReplayStore, Schema, StoreError, layout, mix, packed, rows
 
 LENGTHS = [50, 3, 120, 77, 1, 200, 40, 40, 9]
-
-
-def same_batches(one, other, count=60):
-    for _ in range(count):
-        a, b = one.next(), other.next()
-        for name in vars(a):
-            x, y = getattr(a, name), getattr(b, name)
-            assert (x is None and y is None) or torch.equal(x, y), name
 
 
 @pytest.fixture
@@ -53,9 +45,9 @@ OPTIONS += [{"returns_to_go": True, "discount": 0.9}]
 def test_mapped_serves_the_memory_tiers_stream(store, options):
     memory = store.sampler(seed=0, tier="memory", **options)
     mapped = ReplayStore.open(store.path).sampler(seed=0, tier="mapped", **options)
-    same_batches(memory, mapped)
+    assert_same_batches(memory, mapped)
     mapped.state = json.loads(json.dumps(memory.state))
-    same_batches(memory, mapped, 100)
+    assert_same_batches(memory, mapped, 100)
 
 
 def test_a_packed_file_is_built_once_and_survives_reopening(store):
@@ -65,7 +57,7 @@ def test_a_packed_file_is_built_once_and_survives_reopening(store):
     again = ReplayStore.open(store.path)
     again._rows.blocks = lambda: pytest.fail("built again")
     again._rows.file.check()
-    same_batches(again.sampler(seed=0, tier="mapped"), store.sampler(seed=0))
+    assert_same_batches(again.sampler(seed=0, tier="mapped"), store.sampler(seed=0))
 
 
 def test_every_commit_has_its_own_packed_file(store):
@@ -73,7 +65,7 @@ def test_every_commit_has_its_own_packed_file(store):
     with store.writer() as writer:
         writer.append(counting_episode(9, 5))
     newer = ReplayStore.open(store.path)
-    same_batches(newer.sampler(seed=0, tier="mapped"), newer.sampler(seed=0))
+    assert_same_batches(newer.sampler(seed=0, tier="mapped"), newer.sampler(seed=0))
     assert len(derived(store)) == 2
 
 
@@ -93,7 +85,7 @@ def test_a_packed_file_that_does_not_fit_is_rebuilt(store, damage, monkeypatch):
     else:
         meta.unlink()
     again = ReplayStore.open(store.path)
-    same_batches(again.sampler(seed=0, tier="mapped"), store.sampler(seed=0))
+    assert_same_batches(again.sampler(seed=0, tier="mapped"), store.sampler(seed=0))
     again._rows.file.check()
 
 
@@ -124,7 +116,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_opened(store, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         store._rows.file.open(torn)
     assert derived(store) == []
-    same_batches(store.sampler(seed=0, tier="mapped"), store.sampler(seed=0, tier="memory"), 3)
+    assert_same_batches(store.sampler(seed=0, tier="mapped"), store.sampler(seed=0, tier="memory"), 3)
 
 
 def test_a_store_that_cannot_be_written_is_packed_in_the_users_cache(store, tmp_path, monkeypatch):
@@ -141,7 +133,7 @@ def test_a_store_that_cannot_be_written_is_packed_in_the_users_cache(store, tmp_
         return build(self, folder, blocks)
 
     monkeypatch.setattr(packed.PackedFile, "_build", read_only)
-    same_batches(store.sampler(seed=0, tier="mapped"), store.sampler(seed=0, tier="memory"), 3)
+    assert_same_batches(store.sampler(seed=0, tier="mapped"), store.sampler(seed=0, tier="memory"), 3)
     assert not (store.path / "derived").exists()
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -235,7 +227,7 @@ def test_a_streamed_stream_continues_bit_for_bit(store, stop, prefetch, monkeypa
     second = store.sampler(seed=99, **settings)
     second.next()
     second.state = json.loads(json.dumps(first.state))
-    same_batches(first, second, 120)
+    assert_same_batches(first, second, 120)
 
 
 def test_streaming_holds_no_more_than_its_buffer(store):
@@ -309,7 +301,7 @@ def test_a_mixture_continues_bit_for_bit(store, tmp_path, tier, stop):
     second = mixture.sampler(seed=2, **settings)
     second.next()
     second.state = json.loads(json.dumps(first.state))
-    same_batches(first, second, 50)
+    assert_same_batches(first, second, 50)
 
 
 def test_a_mixtures_spec_describes_what_is_drawn(store, tmp_path):
@@ -367,4 +359,4 @@ def test_a_copied_store_uses_its_own_packed_file(store, tmp_path):
     shutil.rmtree(store.path / "derived")
     copy = ReplayStore.open(tmp_path / "copy.zarr")
     copy._rows.blocks = lambda: pytest.fail("built again")
-    same_batches(copy.sampler(seed=0, tier="mapped"), store.sampler(seed=0), 3)
+    assert_same_batches(copy.sampler(seed=0, tier="mapped"), store.sampler(seed=0), 3)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -75,11 +75,6 @@ def check_split(split: str) -> None:
     """Raise ValueError if `split` is not one of SPLITS."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
-
-
-def normalised(returns: float | Array, reference: Reference) -> Any:
-    """(return - random) / (expert - random)."""
-    return (np.asarray(returns, np.float64) - reference.random) / (reference.expert - reference.random)
 
 
 def context_array(context: Sequence[float] | Array, names: Sequence[str]) -> Array:

@@ -1,8 +1,9 @@
 """The replay store: plain zarr v3, one commit point, nothing lost and nothing half visible."""
 
+from toolkit.store.committed import EpisodeTable
 from toolkit.store.files import StoreError
 from toolkit.store.mixture import Mixture, mix
-from toolkit.store.reader import EpisodeTable, ReplayStore
+from toolkit.store.reader import ReplayStore
 from toolkit.store.schema import Key, Schema
 from toolkit.store.writer import Writer
 

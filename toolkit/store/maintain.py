@@ -16,8 +16,9 @@ import numpy as np
 from toolkit.core import Array, Episode
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
+from toolkit.store.committed import read_schema
 from toolkit.store.files import PARTIAL, ULID, StoreError, WriterLock, refuse_links
-from toolkit.store.reader import ReplayStore, read_schema
+from toolkit.store.reader import ReplayStore
 from toolkit.store.schema import Schema
 from toolkit.store.validate import Finding, ranges, survey
 from toolkit.store.writer import Writer

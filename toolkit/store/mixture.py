@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from toolkit.core import Array, Moments, Spec, child_seed
-from toolkit.sampling import Mixed, Options, Relabel, Sampler
+from toolkit.sampling import Mixed, Options, Source
 from toolkit.store.files import digest
 from toolkit.store.packed import Tier
 from toolkit.store.reader import ReplayStore
+from toolkit.store.sampled import Sampled
 
 
-class Mixture:
+class Mixture(Sampled):
     """Stores or views of one schema; each window comes from one of them with a probability set by its weight.
 
     Within a part, windows are drawn as the part alone would. `Batch.episode` counts on from part to part.
@@ -71,34 +72,14 @@ class Mixture:
             reward=moments("reward"),
         )
 
-    def sampler(
-        self,
-        *,
-        window: int = 1,
-        batch_size: int = 256,
-        seed: int,
-        device: str = "cpu",
-        next_action: bool = False,
-        n_step: int = 1,
-        discount: float | None = None,
-        returns_to_go: bool = False,
-        frame_stack: int = 1,
-        relabel: Relabel | None = None,
-        tier: Tier = "auto",
-        buffer: int = 1 << 19,
-        prefetch: bool = False,
-    ) -> Sampler:
-        """As `ReplayStore.sampler`; tier and buffer are those of every part."""
-        options = Options(window, next_action, n_step, discount, returns_to_go, frame_stack, relabel)
-        options.check(self.schema.obs_dim, self.schema.goal_dim)
+    def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
+        """Each part's own stream, mixed by weight; tier and buffer are those of every part."""
         sources = [
             view.source(options, tier=tier, buffer=buffer, seed=child_seed(seed, "part", number), device=device)
             for number, view in enumerate(self.views)
         ]
         offsets = np.cumsum([0, *(len(view) for view in self.views)])[:-1].tolist()
-        source = Mixed(sources, self.weights.tolist(), offsets, seed=seed)
-        goal_dim = self.schema.goal_dim
-        return Sampler(source, options, goal_dim=goal_dim, batch_size=batch_size, device=device, prefetch=prefetch)
+        return Mixed(sources, self.weights.tolist(), offsets, seed=seed)
 
 
 def mix(parts: Sequence[tuple[ReplayStore, float]]) -> Mixture:

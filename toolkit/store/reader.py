@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
 
 from toolkit.core import Array, Episode, Spec
-from toolkit.sampling import EpisodeIndex, Options, Relabel, Sampler, Source, Streamed, Uniform
+from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
+from toolkit.store.committed import KIND, EpisodeTable, read_schema, read_table
 from toolkit.store.files import (
     DurableStore,
     StoreError,
@@ -32,36 +30,15 @@ from toolkit.store.files import (
 )
 from toolkit.store.packed import Tier
 from toolkit.store.rows import Rows
+from toolkit.store.sampled import Sampled
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 from toolkit.store.writer import Writer
 
-KIND = "packmule-replay-store"
 SPEC_ROWS = 1 << 22  # rows whose statistics are taken at once
-ROW_NUMBERS = 1 << 24  # of one array; no claim beyond it is believed
 
 
-@dataclass(frozen=True)
-class EpisodeTable:
-    """The committed episodes of a store or view, one entry each; `columns` maps name -> (E, ...)."""
-
-    columns: dict[str, Array]  # start and segment locate rows; return, success, seed, context, ... describe
-
-    def __len__(self) -> int:
-        return len(self.columns["length"])
-
-    def __getitem__(self, name: str) -> Array:
-        """One column. Raises KeyError listing the columns there are."""
-        if name not in self.columns:
-            raise KeyError(f"no episode column {name!r}; there are {', '.join(sorted(self.columns))}")
-        return self.columns[name]
-
-    def take(self, chosen: Array) -> EpisodeTable:
-        """The episodes at positions `chosen` (n,), in that order."""
-        return EpisodeTable({name: values[chosen] for name, values in self.columns.items()})
-
-
-class ReplayStore:
+class ReplayStore(Sampled):
     """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
 
     def __init__(
@@ -104,8 +81,7 @@ class ReplayStore:
         for folder in ("commits", "segments", "views"):
             refuse_links(path, path / folder)
         state = layout.newest_commit(path)[0] if commit is None else layout.read_commit(path, commit)
-        rows = Rows(path, schema, state, _open_segment)
-        return cls(path, schema, state, _read_table(path, schema, state), rows, None)
+        return cls(path, schema, state, read_table(path, schema, state), Rows(path, schema, state), None)
 
     def writer(self) -> Writer:
         """A new writer; see `Writer`. This object goes on showing the commit it was opened at."""
@@ -269,36 +245,6 @@ class ReplayStore:
             merged = {k: merged[k].merge(v) if merged else v for k, v in fresh.items()}
         return merged
 
-    def sampler(
-        self,
-        *,
-        window: int = 1,
-        batch_size: int = 256,
-        seed: int,
-        device: str = "cpu",
-        next_action: bool = False,
-        n_step: int = 1,
-        discount: float | None = None,
-        returns_to_go: bool = False,
-        frame_stack: int = 1,
-        relabel: Relabel | None = None,
-        tier: Tier = "auto",
-        buffer: int = 1 << 19,
-        prefetch: bool = False,
-    ) -> Sampler:
-        """An endless, seeded stream of batches of these episodes; see `Sampler` and `Options`.
-
-        The tiers "memory" and "mapped" (a packed file, see `PackedFile`) serve the same stream, uniform with
-        replacement. "streaming" reads the store in chunks through a shuffle buffer of `buffer` rows, every transition
-        once an epoch. "auto" takes memory where the packed rows fit half of what is available, then mapped where the
-        disk has room for them. Raises ValueError where options contradict each other or the data.
-        """
-        options = Options(window, next_action, n_step, discount, returns_to_go, frame_stack, relabel)
-        options.check(self.schema.obs_dim, self.schema.goal_dim)
-        source = self.source(options, tier=tier, buffer=buffer, seed=seed, device=device)
-        goal_dim = self.schema.goal_dim
-        return Sampler(source, options, goal_dim=goal_dim, batch_size=batch_size, device=device, prefetch=prefetch)
-
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
         """The stream of windows behind `sampler`, to be mixed with others'."""
         import torch
@@ -313,108 +259,3 @@ class ReplayStore:
         if used == "mapped":
             return Uniform(self._rows.mapped, index, options, seed=seed, device=torch.device("cpu"))
         return Uniform(self._rows.packed, index, options, seed=seed, device=torch.device(device))
-
-
-def read_schema(path: Path) -> Schema:
-    """The schema of the store at `path`. Raises StoreError if there is none, or it is damaged, foreign or newer."""
-    try:
-        attributes = dict(load_json(path / "zarr.json")["attributes"])
-    except FileNotFoundError:
-        raise StoreError(
-            f"no store at {path}: {'it has no zarr.json' if path.exists() else 'nothing is there'}"
-        ) from None
-    except StoreError:
-        if path.is_file():
-            raise StoreError(f"no store at {path}: it is a file, a store is a folder") from None
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path / 'zarr.json'}: not readable ({error}); the file is damaged") from None
-    if attributes.get("kind") != KIND:
-        raise StoreError(f"{path} is a zarr group but not a packmule store (its attributes lack kind={KIND!r})")
-    if type(attributes.get("format")) is not int:
-        raise StoreError(f"{path / 'zarr.json'}: format {attributes.get('format')!r} is no number; it is damaged")
-    if attributes["format"] > layout.FORMAT:
-        raise StoreError(
-            f"{path} has format {attributes['format']}, this program reads up to {layout.FORMAT}: upgrade packmule"
-        )
-    stated = attributes.pop("digest", None)
-    if stated != digest(attributes):
-        raise StoreError(f"{path / 'zarr.json'}: digest does not match its attributes; the file is damaged")
-    try:
-        schema = Schema.from_json(attributes["schema"])
-        shapes = {name: shape for name, (shape, _) in layout.row_arrays(schema).items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path / 'zarr.json'}: not a readable schema ({error})") from None
-    for name, shape in shapes.items():
-        if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) > ROW_NUMBERS:
-            raise StoreError(f"{path / 'zarr.json'}: {name} has shape {shape}; the most is {ROW_NUMBERS} numbers a row")
-    return schema
-
-
-def _open_segment(path: Path, segment: Mapping[str, Any]) -> zarr.Group:
-    refuse_links(path, path / "segments" / segment["id"] / "zarr.json")
-    try:
-        return zarr.open_group(
-            DurableStore(path, read_only=True), path=f"segments/{segment['id']}", mode="r", zarr_format=3
-        )
-    except Exception as error:
-        raise StoreError(f"{path}: committed segment {segment['id']} cannot be opened ({error})") from error
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array:
-    node = group[name]
-    if not isinstance(node, zarr.Array):
-        raise StoreError(f"{group.path}/{name} is a group where an array was committed; it is damaged")
-    return node
-
-
-def read_arrays(path: Path, schema: Schema, segment: Mapping[str, Any], names: list[str]) -> dict[str, Array]:
-    """Committed entries of the named arrays of one segment, verified against the commit's digests.
-
-    Raises StoreError naming the array if it is missing, short, a link, or differs from what was committed; sizes on
-    disk are compared with what the commit claims before anything is allocated.
-    """
-    files, found = SegmentFiles(path, schema, segment), {}
-    for name in names:
-        files.check_metadata(name)
-        files.check_claim(name)
-    group = _open_segment(path, segment)
-    for name in names:
-        where = f"{path}: segments/{segment['id']}/{name}"
-        try:
-            data = np.asarray(_array(group, name)[: files.count(name)])
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(f"{where} cannot be read ({type(error).__name__}: {error}); it is damaged") from error
-        check = layout.ArrayDigest(name, files.chunk_shapes[name][0])
-        check.update(0, data)
-        if check.hex() != segment["digest"].get(name):
-            raise StoreError(f"{where} differs from what was committed; it is damaged")
-        found[name] = data
-    return found
-
-
-def _read_table(path: Path, schema: Schema, commit: layout.Commit) -> EpisodeTable:
-    names = list(layout.episode_arrays(schema))
-    parts: dict[str, list[Array]] = {name.removeprefix("episodes/"): [] for name in [*names, "segment"]}
-    for number, segment in enumerate(commit.segments):
-        data = read_arrays(path, schema, segment, names)
-        start, length = data["episodes/start"], data["episodes/length"]
-        if len(start) and not (start.min() >= 0 and length.min() >= 1 and np.all(start < segment["rows"] - length)):
-            raise StoreError(f"{path}: segments/{segment['id']} has episodes outside its {segment['rows']} rows")
-        for name, values in data.items():
-            column = name.removeprefix("episodes/")
-            if column in layout.CATEGORICAL:
-                known = segment["categories"][column]
-                if len(values) and not (values.min() >= 0 and values.max() < len(known)):
-                    raise StoreError(f"{path}: segments/{segment['id']}/{name} has codes outside its categories")
-                values = np.asarray(known, object)[values]
-            parts[column].append(values)
-        parts["segment"].append(np.full(segment["episodes"], number, np.int64))
-    if not commit.segments:
-        empty = {
-            n.removeprefix("episodes/"): np.zeros((0, *s), d) for n, (s, d) in layout.episode_arrays(schema).items()
-        }
-        return EpisodeTable(empty | {"segment": np.zeros(0, np.int64)})
-    return EpisodeTable({name: np.concatenate(values) for name, values in parts.items()})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from toolkit.sampling import Chunk, Packed
 from toolkit.sampling.index import SPARE
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
+from toolkit.store.committed import open_array, open_segment
 from toolkit.store.files import StoreError
 from toolkit.store.packed import PackedFile, Tier, choose_tier
 from toolkit.store.schema import Schema
@@ -28,15 +29,8 @@ STREAM_ROWS = 1 << 13  # least rows in one streamed chunk
 class Rows:
     """All committed rows of one commit."""
 
-    def __init__(
-        self,
-        path: Path,
-        schema: Schema,
-        commit: layout.Commit,
-        open_segment: Callable[[Path, Mapping[str, Any]], zarr.Group],
-    ) -> None:
+    def __init__(self, path: Path, schema: Schema, commit: layout.Commit) -> None:
         self.path, self.schema, self.commit = path, schema, commit
-        self._open_segment = open_segment
         self._opened: dict[int, dict[str, zarr.Array]] = {}
         self.total = sum(segment["rows"] for segment in commit.segments)
         self.width = schema.obs_dim + schema.action_dim + 2
@@ -131,15 +125,15 @@ class Rows:
             for name in names:
                 files.check_metadata(name)
                 files.check_claim(name)  # before a claim of terabytes is allocated
-            group = self._open_segment(self.path, segment)
+            group = open_segment(self.path, segment)
             for name in names:
                 try:
-                    array = group[name]
+                    array = open_array(group, name)
                 except Exception as error:
                     raise StoreError(
                         f"{self._where(number, name)} cannot be opened ({error}); it is damaged"
                     ) from error
-                if not isinstance(array, zarr.Array) or array.shape[0] < segment["rows"]:
+                if array.shape[0] < segment["rows"]:
                     raise StoreError(f"{self._where(number, name)} has fewer rows than {segment['rows']}; it was cut")
                 found[name] = array
             self._opened[number] = found

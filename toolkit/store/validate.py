@@ -12,9 +12,10 @@ import numpy as np
 from toolkit.core import Array
 from toolkit.store import layout
 from toolkit.store.audit import Audit, Severity, check_group, reason
+from toolkit.store.committed import read_schema
 from toolkit.store.files import StoreError, check_spelling, digest, load_json, refuse_links
 from toolkit.store.layout import Commit
-from toolkit.store.reader import ReplayStore, read_schema
+from toolkit.store.reader import ReplayStore
 from toolkit.store.schema import Schema
 
 UIDS = 100  # uids listed in one finding; its ranges are always complete

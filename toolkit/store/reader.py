@@ -205,11 +205,13 @@ class ReplayStore(Sampled):
             )
         return self.view(np.asarray(chosen, np.int64))
 
-    @cached_property
     def _starts(self) -> Array:
         """First packed row of each episode (E,)."""
-        offsets = np.cumsum([0, *(segment["rows"] for segment in self.commit.segments)])
-        return np.asarray(offsets[self.episodes["segment"]] + self.episodes["start"], np.int64)
+        return np.asarray(self._rows.offsets[self.episodes["segment"]] + self.episodes["start"], np.int64)
+
+    def index(self) -> EpisodeIndex:
+        """Where each transition lies among the packed rows. Raises ValueError if there are no episodes."""
+        return EpisodeIndex(self._starts(), self.episodes["length"])
 
     @cached_property
     def spec(self) -> Spec:
@@ -240,7 +242,7 @@ class ReplayStore(Sampled):
 
     def _statistics(self) -> dict[str, Running]:
         """Statistics of exactly these episodes, a few million rows at a time."""
-        schema, starts, lengths = self.schema, self._starts, self.episodes["length"]
+        schema, starts, lengths = self.schema, self._starts(), self.episodes["length"]
         if (tier := self._rows.tier("auto")) == "streaming":
             loaded = ((chunk.load().rows, chunk.starts, chunk.lengths) for chunk in self._rows.chunks(starts, lengths))
         else:
@@ -260,13 +262,12 @@ class ReplayStore(Sampled):
         """The stream of windows behind `sampler`, to be mixed with others'."""
         import torch
 
-        starts, lengths = self._starts, self.episodes["length"]
         used = self._rows.tier(tier)
         if used == "streaming":
-            chunks = self._rows.chunks(starts, lengths)
+            chunks = self._rows.chunks(self._starts(), self.episodes["length"])
             cpu = torch.device("cpu")
             return Streamed(chunks, options, width=self._rows.width, buffer=buffer, seed=seed, device=cpu)
-        index = EpisodeIndex(starts, lengths)
+        index = self.index()
         if used == "mapped":
             return Uniform(self._rows.mapped, index, options, seed=seed, device=torch.device("cpu"))
         return Uniform(self._rows.packed, index, options, seed=seed, device=torch.device(device))

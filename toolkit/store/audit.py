@@ -13,9 +13,9 @@ from toolkit.core import Array
 from toolkit.store import layout
 from toolkit.store.chunks import METADATA_BYTES, SegmentFiles
 from toolkit.store.files import StoreError, check_spelling, load_json
+from toolkit.store.packing import pack
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
-from toolkit.store.writer import pack
 
 Severity = Literal["error", "warning", "note"]
 Report = Callable[[str, str, Array | None, Severity], None]  # where, what, affected episodes (n,) or None for all
@@ -81,7 +81,7 @@ class Audit:
                 check_spelling(path, load_json(path), indent=2, end="")
             except StoreError as error:
                 self._say(f"{name}/zarr.json", reason(error, path), NONE, "warning")
-        for group in sorted({name.rpartition("/")[0] for name in self.files.arrays} | {""}):
+        for group in sorted({part for name in self.files.arrays for part in _groups(name)}):
             path = self.files.folder / group / "zarr.json"
             try:
                 check_group(path)
@@ -254,8 +254,6 @@ class Audit:
         if wrong:
             self._say("", "; ".join(wrong), np.array([episode]))
             self.lost[episode] = True
-        if self.schema.discrete:
-            rows["action"] = np.clip(rows["action"], 0, self.schema.action_dim - 1)
         return pack(self.schema, rows), np.arange(steps + 1) == steps
 
     def _compare(self, entry: dict[str, Any], found: dict[str, Running]) -> None:
@@ -267,6 +265,13 @@ class Audit:
         if wrong:
             what = f"statistics in the commit differ from those of the rows: {', '.join(wrong)}"
             self._say("", what, np.arange(entry["episodes"]))
+
+
+def _groups(name: str) -> Iterator[str]:
+    """The groups an array lies in, the segment's own ('') among them."""
+    while name:
+        name = name.rpartition("/")[0]
+        yield name
 
 
 def _agree(stated: Running, found: Running) -> bool:

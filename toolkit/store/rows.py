@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,8 @@ from toolkit.store.chunks import SegmentFiles
 from toolkit.store.committed import open_array, open_segment
 from toolkit.store.files import StoreError
 from toolkit.store.packed import PackedFile, Tier, choose_tier
+from toolkit.store.packing import pack
 from toolkit.store.schema import Schema
-from toolkit.store.writer import pack
 
 CHUNKS_AT_ONCE = 8  # of the store's chunks, read together while packing
 STREAM_ROWS = 1 << 13  # least rows in one streamed chunk
@@ -34,6 +35,7 @@ class Rows:
         self._opened: dict[int, dict[str, zarr.Array]] = {}
         self.total = sum(segment["rows"] for segment in commit.segments)
         self.width = schema.obs_dim + schema.action_dim + 2
+        self.image_bytes = sum(math.prod(shape) for shape in schema.images.values())
         self.offsets = np.cumsum([0, *(segment["rows"] for segment in commit.segments)])  # first row of each segment
         self.file = PackedFile(path, schema, commit.digest, self.total)
 
@@ -45,7 +47,9 @@ class Rows:
             return wanted
         if "packed" in self.__dict__:  # in memory already
             return "memory"
-        return choose_tier(self.total * self.width * 4, self.file.folders, self.file.find() is not None)
+        size = self.total * (self.width * 4 + self.image_bytes)
+        tier = choose_tier(size, self.file.folders, self.file.find() is not None)
+        return "streaming" if tier == "mapped" and self.schema.images else tier
 
     @cached_property
     def packed(self) -> Packed:
@@ -55,14 +59,25 @@ class Rows:
         rows = torch.empty(self.total + SPARE, self.width)
         view, at = rows.numpy(), 0
         view[self.total :] = 0.0
-        for block in self.blocks():
+        images = {
+            name: torch.zeros(self.total + SPARE, *shape, dtype=torch.uint8)
+            for name, shape in self.schema.images.items()
+        }
+        for data in self._data():
+            block = pack(self.schema, data)
             view[at : at + len(block)] = block
+            for name, values in images.items():
+                values.numpy()[at : at + len(block)] = data[f"obs/{name}"]
             at += len(block)
-        return self._packed(rows)
+        return self._packed(rows, images=images)
 
     @cached_property
     def mapped(self) -> Packed:
         """The mapped tier; see `PackedFile`."""
+        if self.schema.images:
+            raise ValueError(
+                f"{self.path} holds images, which the mapped tier does not; use tier='memory' or 'streaming'"
+            )
         return self.file.open(self.blocks)
 
     def blocks(self) -> Iterator[Array]:
@@ -71,6 +86,10 @@ class Rows:
         Each segment is verified against the commit's digests as it is read; raises StoreError naming the array,
         at the latest after the segment's last block.
         """
+        for data in self._data():
+            yield pack(self.schema, data)
+
+    def _data(self) -> Iterator[dict[str, Array]]:
         chunk = layout.chunk_rows(self.schema)
         for number, segment in enumerate(self.commit.segments):
             checks = {name: layout.ArrayDigest(name, chunk) for name in self._arrays(number)}
@@ -78,7 +97,7 @@ class Rows:
                 data = self._read(number, first, min(first + chunk * CHUNKS_AT_ONCE, segment["rows"]))
                 for name, values in data.items():
                     checks[name].update(first, values)
-                yield pack(self.schema, data)
+                yield data
             for name, check in checks.items():
                 if check.hex() != segment["digest"].get(name):
                     raise StoreError(f"{self._where(number, name)} differs from what was committed; it is damaged")
@@ -104,14 +123,16 @@ class Rows:
             stop, chosen = int(stop_row[upto - 1]), order[at:upto]
 
             def load(number: int = number, first: int = begin - base, stop: int = stop - base) -> Packed:
-                return self._packed(torch.from_numpy(pack(self.schema, self._read(number, first, stop))), 0)
+                data = self._read(number, first, stop)
+                images = {name: torch.from_numpy(data[f"obs/{name}"]) for name in self.schema.images}
+                return self._packed(torch.from_numpy(pack(self.schema, data)), 0, images)
 
             found.append(Chunk(load, stop - begin, first_row[at:upto] - begin, lengths[chosen], chosen))
             at = upto
         return found
 
-    def _packed(self, rows: torch.Tensor, spare: int = SPARE) -> Packed:
-        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
+    def _packed(self, rows: torch.Tensor, spare: int = SPARE, images: dict[str, torch.Tensor] | None = None) -> Packed:
+        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare, images or {})
 
     def _where(self, number: int, name: str) -> str:
         return f"{self.path}: segments/{self.commit.segments[number]['id']}/{name}"

@@ -13,6 +13,7 @@ from zarr.codecs import Crc32cCodec
 from toolkit.core import Array, Episode
 from toolkit.store import layout
 from toolkit.store.files import DurableStore, StoreError, WriterLock, new_ulid
+from toolkit.store.packing import episode_rows
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 
@@ -92,7 +93,7 @@ class Writer:
         is given (of an episode that is copied) and is not that of the content.
         """
         self._schema.check(episode)
-        rows, packed = _episode_rows(self._schema, episode)
+        rows, packed = episode_rows(self._schema, episode)
         table = self._table_entry(episode, rows)
         if uid is not None and table["episodes/uid"].tobytes() != uid:
             raise StoreError(f"the content of episode {uid.hex()} does not have this uid; its source is damaged")
@@ -186,33 +187,3 @@ def _code(categories: list[str], text: str) -> int:
     if text not in categories:
         categories.append(text)
     return categories.index(text)
-
-
-def _episode_rows(schema: Schema, episode: Episode) -> tuple[dict[str, Array], Array]:
-    """The T+1 rows of each array, and the same rows packed (T+1, W). Row T holds the final observation only."""
-    steps = len(episode)
-
-    def padded(values: Any) -> Array:
-        array = np.asarray(values)
-        return np.concatenate([array, np.zeros((1, *array.shape[1:]), array.dtype)])
-
-    end = np.arange(steps + 1) == steps - 1
-    rows = {f"obs/{name}": np.asarray(values, np.float32) for name, values in episode.observations().items()}
-    rows |= {
-        "action": padded(np.asarray(episode.action, np.int64 if schema.discrete else np.float32)),
-        "reward": padded(np.asarray(episode.reward, np.float32)),
-        "terminated": end & bool(episode.terminated),
-        "truncated": end & (not episode.terminated),
-    }
-    rows |= {f"info/{name}": padded(np.asarray(values, np.float32)) for name, values in episode.info.items()}
-    return rows, pack(schema, rows)
-
-
-def pack(schema: Schema, rows: dict[str, Array]) -> Array:
-    """Row arrays -> (R, O + A + 2) float32: observation, action (one-hot if discrete), reward, terminated."""
-    obs = schema.flatten({key.name: rows[f"obs/{key.name}"] for key in schema.observations})
-    action = rows["action"]
-    if schema.discrete:
-        action = np.eye(schema.action_dim, dtype=np.float32)[action]
-    parts = (obs, action, rows["reward"][:, None], rows["terminated"][:, None])
-    return np.concatenate(parts, axis=1, dtype=np.float32)

@@ -28,7 +28,8 @@ def episode_range(text: str, count: int) -> range:
 def steps(store: ReplayStore, chosen: range) -> Iterator[dict[str, Any]]:
     """One dict a row of each episode; the last row of an episode holds its final observation only.
 
-    The first row of an episode also has its columns. Of an image there are the shape and the mean. Raises StoreError if a chunk is damaged.
+    The first row of an episode also has its columns. Of an image there are the shape and the mean. Raises StoreError if
+    a chunk is damaged.
     """
     images = store.schema.images
     for index in chosen:

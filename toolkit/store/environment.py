@@ -7,17 +7,20 @@ gymnasium.wrappers, a suite only if it is one of ours. Keyword arguments are pas
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from toolkit.store.files import StoreError
 from toolkit.store.keys import Key
 from toolkit.store.schema import Schema
+from toolkit.store.spaces import named_spaces
 
 WATCHERS = ("RecordVideo", "HumanRendering")  # they change no transition, and write files or open windows
 CONVERTERS = ("vector", "ArrayConversion", "JaxToNumpy", "JaxToTorch", "NumpyToTorch")
@@ -50,17 +53,28 @@ def spec_of(env: gym.Env) -> dict[str, Any]:
         raise ValueError(
             f"{env} was not made by gymnasium.make, so it cannot be rebuilt: register it and make it by id"
         )
-    try:
-        found = json.loads(env.spec.to_json())
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the spec of {env.spec.id} is not plain JSON ({error}): register it with plain arguments"
-        ) from None
+    found = asdict(env.spec)
+    for name in ("namespace", "name", "version"):  # Gymnasium leaves them out of its own JSON: they stand in the id
+        found.pop(name, None)
+    for name in ("entry_point", "vector_entry_point"):  # never used: what is registered under the id is
+        if callable(maker := found[name]):
+            found[name] = f"{maker.__module__}:{getattr(maker, '__qualname__', type(maker).__qualname__)}"
     found["additional_wrappers"] = [w for w in found["additional_wrappers"] if w["name"] not in WATCHERS]
     if found["kwargs"].get("render_mode") == "human":
         del found["kwargs"]["render_mode"]
-    return dict(found)
+    return {name: _plain(value, f"{env.spec.id}: {name}") for name, value in found.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """`value` as JSON has it. Raises ValueError naming what is not a number, text, list or dict of them."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(part, f"{where}.{key}") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part, where) for part in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"{where} is {value!r}, which JSON does not hold: register an environment that has it inside")
 
 
 def schema_from_env(env: gym.Env, evaluation_env: gym.Env | None = None, **given: Any) -> Schema:
@@ -71,14 +85,15 @@ def schema_from_env(env: gym.Env, evaluation_env: gym.Env | None = None, **given
     if isinstance(spaces, gym.spaces.Dict) and set(spaces.spaces) >= goals:
         given["roles"] = {"desired_goal": "goal", **given["roles"]}
     if not given.get("environment", {}).get("suite"):
-        given.setdefault("environment_spec", spec_of(env))
-        if evaluation_env is not None:
-            given.setdefault("evaluation_spec", spec_of(evaluation_env))
+        for name, made in (("environment_spec", env), ("evaluation_spec", evaluation_env)):
+            if name not in given and made is not None:
+                given[name] = spec_of(made)
     envs = [env] if evaluation_env is None else [env, evaluation_env]
     given.setdefault("requirements", _of_modules(module for each in envs for module in _modules(each)))
     schema = Schema.from_spaces(observation=spaces, action=env.action_space, **given)
-    for evaluation in [False] if evaluation_env is None else [False, True]:
-        make_env(schema, evaluation=evaluation).close()  # refuses here what could not be rebuilt later
+    for evaluation, spec in ((False, schema.environment_spec), (True, schema.evaluation_spec)):
+        if spec is not None:
+            make_env(schema, evaluation=evaluation).close()  # refuses here what could not be rebuilt later
     return schema
 
 
@@ -176,13 +191,13 @@ def _wrapped(env: gym.Env, wrapper: Any) -> gym.Env:
 def _difference(schema: Schema, env: gym.Env) -> str:
     """The first thing in which the environment's spaces are not the schema's; '' if there is none."""
     roles = {key.name: key.role for key in schema.observations}
+    if (names := set(named_spaces(env.observation_space))) != set(roles):
+        return f"its observations are {sorted(names)}, the store's {sorted(roles)}"
     try:
         found = Schema.from_spaces(observation=env.observation_space, action=env.action_space, roles=roles)
     except ValueError as error:
         return str(error)
     theirs = {key.name: key for key in found.observations}
-    if set(theirs) != set(roles):
-        return f"its observations are {sorted(theirs)}, the store's {sorted(roles)}"
     for key in (*schema.observations, schema.action):
         other = found.action if key.role == "action" else theirs[key.name]
         if _shape(key) != _shape(other):

@@ -56,7 +56,8 @@ def info(store: ReplayStore) -> dict[str, Any]:
 def _keys(store: ReplayStore) -> list[dict[str, Any]]:
     """Every array of a step: role, type, shape and limits, and the range seen in the whole commit."""
     schema, seen = store.schema, store.statistics if len(store) else {}
-    found, at = [], 0
+    found: list[dict[str, Any]] = []
+    at = 0
     for key in (*schema.observations, schema.action):
         acting = key.role == "action"
         part = slice(0, None) if acting else slice(at, at + key.size)
@@ -73,8 +74,8 @@ def _keys(store: ReplayStore) -> list[dict[str, Any]]:
                 "numbers": key.size,
             }
         )
-    plain = {"space": None, "limits": None, "seen": None, "numbers": 0}
-    reward = {"key": "reward", "role": "reward", "dtype": "float32", "shape": []}
+    plain: dict[str, Any] = {"space": None, "limits": None, "seen": None, "numbers": 0}
+    reward: dict[str, Any] = {"key": "reward", "role": "reward", "dtype": "float32", "shape": []}
     found.append(reward | plain | {"seen": _seen(seen.get("reward"), slice(None)), "numbers": 1})
     for name, extra in schema.info.items():
         found.append({"key": name, "role": "info", "dtype": extra.dtype, "shape": list(extra.shape)} | plain)

@@ -245,6 +245,7 @@ class LearnerConfig:
 
     name: ClassVar[str]
     family: ClassVar[Family]
+    takes_images: ClassVar[bool] = False  # whether it reads Batch.images; if not, it refuses data of images alone
 
     def build(self, spec: Spec, *, seed: int, device: str) -> Learner:
         """A new learner for data like `spec`. Raises ValueError if the data cannot serve it."""

@@ -4,8 +4,8 @@
 
 Three parts. (1) Append and commit one episode of 100 hopper-sized steps at a time: the 95th percentile of the time
 around the last episodes beside that around the first ones, two stores in turns on one disk, so that its mood is the
-same for both. (2) Append without commit, the same. (3) Opening a store of a million episodes of 2 steps, and the bytes its
-index takes, measured as the growth of the process. `benchmarks/larger_than_memory.py` is the fourth.
+same for both. (2) Append without commit, the same. (3) Opening a store of a million episodes of 2 steps, and the
+bytes its table and index take, as Python's allocator counts them.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def appending(folder: Path, episodes: int) -> None:
         early, late = ([1000 * pair[i] for pair in times] for i in (0, 1))
         ratio = np.percentile(late, 95) / np.percentile(early, 95)
         print(
-            f"{title}: from the 10th on {statistics.median(early):.2f} ms (p95 {np.percentile(early, 95):.2f}), up to the "
-            f"{episodes}th {statistics.median(late):.2f} ms (p95 {np.percentile(late, 95):.2f}): ratio of p95 {ratio:.2f}",
+            f"{title}: from the 10th on {statistics.median(early):.2f} ms (p95 {np.percentile(early, 95):.2f}), "
+            f"up to the {episodes}th {statistics.median(late):.2f} ms (p95 {np.percentile(late, 95):.2f}): "
+            f"ratio of p95 {ratio:.2f}",
             flush=True,
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -14,13 +15,22 @@ SPARE = 256  # zero rows behind the last episode, so that late windows stay insi
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed rows [observation | action | reward | terminated], with `spare` zero rows at their end."""
+    """Packed rows [observation | action | reward | terminated], with `spare` zero rows at their end.
+
+    Images stand beside them, row for row, and are gathered by the same row numbers.
+    """
 
     rows: Tensor  # (R + spare, W) float32, W = obs_dim + action_dim + 2; read-only
     obs_dim: int
     action_dim: int
     goal_dim: int
     spare: int
+    images: Mapping[str, Tensor] = field(default_factory=dict)  # key -> (R + spare, H, W, C) uint8; read-only
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one row's images."""
+        return sum(values[0].numel() for values in self.images.values())
 
 
 class EpisodeIndex:

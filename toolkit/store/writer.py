@@ -12,6 +12,7 @@ from toolkit.store import layout
 from toolkit.store.backend import Backend, LocalBackend
 from toolkit.store.encoding import Encoding, Profile, checked_profile
 from toolkit.store.files import StoreError, WriterLock, json_bytes, new_ulid
+from toolkit.store.packing import episode_rows
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 
@@ -120,7 +121,7 @@ class Writer:
         is given (of an episode that is copied) and is not that of the content.
         """
         self._schema.check(episode)
-        rows, packed = _episode_rows(self._schema, episode)
+        rows, packed = episode_rows(self._schema, episode)
         table = self._table_entry(episode, rows)
         if uid is not None and table["episodes/uid"].tobytes() != uid:
             raise StoreError(f"the content of episode {uid.hex()} does not have this uid; its source is damaged")
@@ -200,9 +201,7 @@ class Writer:
     def _create(self) -> None:
         folder = f"segments/{self._id}"
         arrays = layout.row_arrays(self._schema) | layout.episode_arrays(self._schema)
-        groups = {folder} | {
-            f"{folder}/{'/'.join(name.split('/')[:n])}" for name in arrays for n in range(1, name.count("/") + 1)
-        }
+        groups = {f"{folder}/{group}".rstrip("/") for name in arrays for group in layout.groups(name)}
         if self._backend.size("segments/zarr.json") is None:
             groups.add("segments")
         self._backend.write_many({f"{group}/zarr.json": layout.GROUP for group in sorted(groups)})
@@ -232,33 +231,3 @@ def _code(categories: list[str], text: str) -> int:
     if text not in categories:
         categories.append(text)
     return categories.index(text)
-
-
-def _episode_rows(schema: Schema, episode: Episode) -> tuple[dict[str, Array], Array]:
-    """The T+1 rows of each array, and the same rows packed (T+1, W). Row T holds the final observation only."""
-    steps = len(episode)
-
-    def padded(values: Any) -> Array:
-        array = np.asarray(values)
-        return np.concatenate([array, np.zeros((1, *array.shape[1:]), array.dtype)])
-
-    end = np.arange(steps + 1) == steps - 1
-    rows = {f"obs/{name}": np.asarray(values, np.float32) for name, values in episode.observations().items()}
-    rows |= {
-        "action": padded(np.asarray(episode.action, np.int64 if schema.discrete else np.float32)),
-        "reward": padded(np.asarray(episode.reward, np.float32)),
-        "terminated": end & bool(episode.terminated),
-        "truncated": end & (not episode.terminated),
-    }
-    rows |= {f"info/{name}": padded(np.asarray(values, np.float32)) for name, values in episode.info.items()}
-    return rows, pack(schema, rows)
-
-
-def pack(schema: Schema, rows: dict[str, Array]) -> Array:
-    """Row arrays -> (R, O + A + 2) float32: observation, action (one-hot if discrete), reward, terminated."""
-    obs = schema.flatten({key.name: rows[f"obs/{key.name}"] for key in schema.observations})
-    action = rows["action"]
-    if schema.discrete:
-        action = np.eye(schema.action_dim, dtype=np.float32)[action]
-    parts = (obs, action, rows["reward"][:, None], rows["terminated"][:, None])
-    return np.concatenate(parts, axis=1, dtype=np.float32)

@@ -104,6 +104,11 @@ class ReplayStore(Sampled):
         return len(self.episodes)
 
     @property
+    def chosen(self) -> Array | None:
+        """Positions of this view's episodes in the whole commit (n,); None for all of them."""
+        return self._chosen
+
+    @property
     def transitions(self) -> int:
         """Steps in this store or view."""
         return int(self.episodes["length"].sum())

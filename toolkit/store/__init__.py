@@ -20,3 +20,14 @@ __all__ = [
     "mix",
     "open_mixture",
 ]
+    "EpisodeTable",
+    "InfoKey",
+    "Key",
+    "Mixture",
+    "ReplayStore",
+    "Schema",
+    "StoreError",
+    "Writer",
+    "mix",
+    "open_mixture",
+]

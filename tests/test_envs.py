@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from toolkit import registry
 from toolkit.core import Array
-from toolkit.envs import SPLITS, Split, Suite, _measure, pendulum, pointmaze
+from toolkit.envs import SPLITS, Split, Suite, _measure, pendulum, pointmaze, random_policy
 
 SUITES = sorted(name for name in registry.suites() if name in ("pendulum", "pointmaze"))
 LOCAL = [pytest.param(registry.suite(name), id=name) for name in SUITES]
@@ -23,6 +23,14 @@ def made(suite: Suite):
     for module in suite.requires:
         pytest.importorskip(module)
     return suite.make()
+
+
+def drawing(suite: Suite):
+    made(suite).close()
+    try:
+        return suite.make(render=True)
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 def play(suite: Suite, context: Array, *, seed: int, steps: int = 60) -> list[Array]:
@@ -183,6 +191,39 @@ def test_a_missing_simulator_says_what_to_install(monkeypatch):
         pointmaze.SUITE.make()
 
 
+@pytest.mark.parametrize("suite", LOCAL)
+def test_drawing_changes_nothing_but_gives_pictures(suite):
+    context = suite.contexts("train", 1, seed=0)[0]
+    plain, drawn = made(suite), drawing(suite)
+    assert plain.render_mode is None
+    seen = [env.reset(seed=3, options={"context": context})[0] for env in (plain, drawn)]
+    act = suite.expert(context, rng=np.random.default_rng(0))
+    pictures = []
+    for _ in range(5):
+        pictures.append(drawn.render())
+        action = act(seen[0])
+        seen = [env.step(action)[0] for env in (plain, drawn)]
+        assert same(list(seen[0].values()), list(seen[1].values()))
+    for picture in pictures:
+        assert (picture.dtype, picture.ndim, picture.shape[2]) == (np.uint8, 3, 3)
+        assert min(picture.shape[:2]) >= 200
+    assert not np.array_equal(pictures[0], pictures[-1])
+    plain.close(), drawn.close()
+
+
+@pytest.mark.parametrize("suite", LOCAL)
+def test_behaviours_are_named_and_an_unknown_one_is_refused(suite):
+    env = made(suite)
+    context = suite.contexts("train", 1, seed=0)[0]
+    obs, _ = env.reset(seed=0, options={"context": context})
+    assert {"expert", "random"} <= set(suite.behaviours)
+    for name in suite.behaviours:
+        act = suite.behaviour(name, context, rng=np.random.default_rng(0))
+        assert env.action_space.contains(act(obs)), name
+    with pytest.raises(ValueError, match="no behaviour 'export'; expected one of expert"):
+        suite.behaviour("export", context, rng=np.random.default_rng(0))
+
+
 def test_pendulum_splits_are_disjoint_in_theta0_or_outside_in_gravity_and_mass():
     train, interpolated, extrapolated = (pendulum.SUITE.contexts(split, 4000, seed=0) for split in SPLITS)
     bands = [set(pendulum.band_of(contexts[:, 0]).tolist()) for contexts in (train, interpolated, extrapolated)]
@@ -275,16 +316,16 @@ def test_pointmaze_refuses_walls_and_impossible_dynamics():
 
 
 def test_the_random_policy_is_uniform_over_the_action_limits():
-    act = _measure.random_policy(spaces.Box(-2.0, 6.0, (3,), np.float32), rng=np.random.default_rng(0))
+    act = random_policy(spaces.Box(-2.0, 6.0, (3,), np.float32), rng=np.random.default_rng(0))
     actions = np.array([act({}) for _ in range(3000)])
     assert actions.dtype == np.float32
     assert actions.min() >= -2
     assert actions.max() <= 6
     np.testing.assert_allclose(actions.mean(0), 2.0, atol=0.2)
     np.testing.assert_allclose(actions.std(0), 8 / np.sqrt(12), rtol=0.05)
-    choose = _measure.random_policy(spaces.Discrete(3, start=1), rng=np.random.default_rng(0))
+    choose = random_policy(spaces.Discrete(3, start=1), rng=np.random.default_rng(0))
     assert {int(choose({})) for _ in range(100)} == {1, 2, 3}
     with pytest.raises(ValueError, match="finite limits"):
-        _measure.random_policy(spaces.Box(-np.inf, 1.0, (1,)), rng=np.random.default_rng(0))
+        random_policy(spaces.Box(-np.inf, 1.0, (1,)), rng=np.random.default_rng(0))
     with pytest.raises(TypeError, match="MultiBinary"):
-        _measure.random_policy(spaces.MultiBinary(2), rng=np.random.default_rng(0))
+        random_policy(spaces.MultiBinary(2), rng=np.random.default_rng(0))

@@ -13,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from toolkit import registry
+from toolkit.collect import collect
 from toolkit.core import Array
 from toolkit.envs import (
     SPLITS,
@@ -27,6 +28,8 @@ from toolkit.envs import (
     reacher,
 )
 from toolkit.envs._locomotion import BANDS, HELD_BACK, Locomotion
+from toolkit.records import load
+from toolkit.train import train
 
 EVERY = [pytest.param(suite, id=name) for name, suite in registry.suites().items()]
 RUNNERS = [pytest.param(suite, id=name) for name, suite in registry.suites().items() if isinstance(suite, Locomotion)]
@@ -396,6 +399,23 @@ def test_cartpole_starts_exactly_where_its_context_says_and_ends_when_the_pole_f
         env.reset(seed=0, options={"context": [0, 0, 0.3, 0, 0.5, 0.1, 10, 10]})
     with pytest.raises(ValueError, match="force 0 do not fit"):
         env.reset(seed=0, options={"context": [0, 0, 0, 0, 0.5, 0.1, 10, 0]})
+
+
+def test_discrete_cartpole_data_trains_a_learner_or_is_refused_by_it_clearly(tmp_path):
+    store = collect("cartpole", out=tmp_path / "store", episodes=6, contexts=3, coverage=0.3, seed=0)
+    assert store.schema.discrete
+    assert store.spec.action_dim == 2
+    served = set()
+    for name in (name for name in registry.learners() if not name.startswith("d3rlpy-")):  # presets of one adapter
+        try:
+            folder = train(name, store=store.path, steps=2, batch_size=16, episodes=1, out=tmp_path / "runs")
+        except ValueError as error:
+            assert "discrete" in str(error) or "continuous" in str(error), name
+        else:
+            served.add(name)
+            assert {record.suite for record in load(folder)} == {"cartpole"}
+    assert "bc" in served
+    assert len(list((tmp_path / "runs").iterdir())) == len(served)
 
 
 def test_reacher_splits_are_disjoint_in_direction_or_outside_in_radius_and_dynamics():

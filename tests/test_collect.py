@@ -11,7 +11,7 @@ from toolkit import registry
 from toolkit.collect import BLOCK, behaviour_name, behaviour_policy, collect, rollout, stream
 from toolkit.core import Episode
 from toolkit.engines.local import only_one
-from toolkit.envs._measure import random_policy
+from toolkit.envs import random_policy
 from toolkit.store import ReplayStore
 
 PENDULUM = registry.suite("pendulum")

@@ -19,8 +19,7 @@ from gymnasium import spaces
 from toolkit import registry
 from toolkit.core import Array, Episode, child_seed
 from toolkit.engines.local import TaskFailed, interrupt_flag, map_tasks, only_one
-from toolkit.envs import Behaviour, Split, Suite, check_split
-from toolkit.envs._measure import random_policy
+from toolkit.envs import Behaviour, Split, Suite, check_split, random_policy
 from toolkit.store import ReplayStore, Schema
 
 BLOCK = 10

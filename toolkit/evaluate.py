@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -15,6 +14,7 @@ from toolkit import registry
 from toolkit.configure import load_learner, open_data
 from toolkit.core import Array, Learner, Policy, Step, child_seed
 from toolkit.envs import Suite
+from toolkit.envs._vector import VectorEnvironment
 from toolkit.records import Record, RunConfig, read_config, verify_done
 from toolkit.store import ReplayStore
 from toolkit.store.schema import Schema
@@ -32,59 +32,73 @@ class Outcome:
 
 
 def rollouts(
-    policy: Policy, suite: Suite, schema: Schema, contexts: Array, env_seeds: Sequence[int], *, rows: int = ROWS
+    policy: Policy,
+    suite: Suite,
+    schema: Schema,
+    contexts: Array,
+    env_seeds: Sequence[int],
+    *,
+    rows: int = ROWS,
+    envs: VectorEnvironment | None = None,
 ) -> tuple[list[Outcome], float]:
     """Act one episode in each context (n, C) with the seed beside it; also the seconds spent inside `policy.act`.
 
-    Episodes run `rows` at a time; a row that ends takes the next episode, with `Step.first` set, so nothing
-    resets behind the policy's back. Rows left over at the end repeat their last observation and are ignored.
+    Episodes run `rows` at a time, in the suite's own batch or in the given `envs`; a row that ends takes the next
+    episode, with `Step.first` set, so nothing resets behind the policy's back. Rows left over at the end repeat
+    their last observation and are ignored.
     """
-    total, n = len(contexts), min(rows, len(contexts))
-    envs = [suite.make() for _ in range(n)]
+    total = len(contexts)
+    made = suite.batch(min(rows, total)) if envs is None else envs
+    n = made.rows
     outcomes: list[Outcome | None] = [None] * total
     obs = np.zeros((n, schema.obs_dim), np.float32)
     reward, first = np.zeros(n, np.float32), np.ones(n, bool)
-    returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.arange(n)
-    running, upcoming, acting = np.ones(n, bool), n, 0.0
+    returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+    running, upcoming, acting = np.zeros(n, bool), 0, 0.0
 
-    def start(row: int) -> None:
-        i = int(episode[row])
-        raw, _ = envs[row].reset(seed=int(env_seeds[i]), options={"context": contexts[i]})
-        obs[row], reward[row], first[row] = schema.flatten(raw), 0.0, True
-        returns[row], lengths[row] = 0.0, 0
+    def start(rows: Array) -> None:
+        """Give each row the next episode; those for which there is none left stop running."""
+        nonlocal upcoming
+        running[rows] = False
+        rows = rows[: total - upcoming]
+        if len(rows) == 0:
+            return
+        chosen = np.arange(upcoming, upcoming + len(rows))
+        upcoming += len(rows)
+        episode[rows], running[rows] = chosen, True
+        obs[rows] = schema.flatten(made.reset(rows, contexts[chosen], [int(env_seeds[i]) for i in chosen]))
+        reward[rows], first[rows] = 0.0, True
+        returns[rows], lengths[rows] = 0.0, 0
 
     try:
-        for index in range(n):
-            start(index)
+        start(np.arange(n))
         while running.any():
             began = time.perf_counter()
             actions = policy.act(Step(obs.copy(), reward.copy(), first.copy()))
             acting += time.perf_counter() - began
             first[:] = False
-            for row in np.flatnonzero(running).tolist():
-                raw, r, terminated, truncated, info = envs[row].step(_executable(envs[row], actions[row]))
-                obs[row], reward[row] = schema.flatten(raw), r
-                returns[row] += float(r)
-                lengths[row] += 1
-                if terminated or truncated:
-                    done = Outcome(float(returns[row]), int(lengths[row]), bool(info.get("success", False)))
-                    outcomes[int(episode[row])] = done
-                    running[row] = upcoming < total
-                    if running[row]:
-                        episode[row], upcoming = upcoming, upcoming + 1
-                        start(row)
+            playing = np.flatnonzero(running)
+            moves = made.step(playing, _executable(actions[playing]))
+            obs[playing], reward[playing] = schema.flatten(moves.obs), moves.reward
+            returns[playing] += moves.reward
+            lengths[playing] += 1
+            for i in np.flatnonzero(moves.over).tolist():
+                row = playing[i]
+                done = Outcome(float(returns[row]), int(lengths[row]), bool(moves.success[i]))
+                outcomes[int(episode[row])] = done
+            start(playing[moves.over])
     finally:
-        for env in envs:
-            env.close()
+        if envs is None:
+            made.close()
     return [outcome for outcome in outcomes if outcome is not None], acting
 
 
-def _executable(env: gym.Env, action: Array) -> Array | int:
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        return int(action)
-    if not np.isfinite(action).all():
-        raise ValueError(f"the policy returned the action {action.tolist()}; its training has diverged")
-    return action
+def _executable(actions: Array) -> Array:
+    """`actions` (k, A) or (k,), all finite. Raises ValueError showing the first that is not."""
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        wrong = actions[~np.isfinite(actions).reshape(len(actions), -1).all(axis=1)][0]
+        raise ValueError(f"the policy returned the action {wrong.tolist()}; its training has diverged")
+    return actions
 
 
 def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) -> list[Record]:

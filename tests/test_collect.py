@@ -10,11 +10,11 @@ import pytest
 from toolkit import registry
 from toolkit.behaviours import BLOCK, behaviour_name, behaviour_policy
 from toolkit.collect import collect
-from toolkit.dials import Dials
-from toolkit.episodes import rollout, stream
 from toolkit.core import Episode
+from toolkit.dials import Dials
 from toolkit.engines.local import only_one
 from toolkit.envs import random_policy
+from toolkit.episodes import rollout, stream
 from toolkit.store import ReplayStore
 
 PENDULUM = registry.suite("pendulum")

@@ -14,10 +14,11 @@ from toolkit import registry
 from toolkit.configure import load_learner, open_data
 from toolkit.core import Array, Learner, Policy, Step, child_seed
 from toolkit.envs import Suite
-from toolkit.envs._vector import VectorEnvironment
+from toolkit.envs._vector import Singles, VectorEnvironment
 from toolkit.records import Record, RunConfig, read_config, verify_done
 from toolkit.store import ReplayStore
 from toolkit.store.schema import Schema
+from toolkit.video import Camera, need_video
 
 ROWS = 64  # environments stepped together
 
@@ -109,7 +110,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) ->
     contexts, seeds, where = [], [], []
     for split in config.splits:
         contexts.append(_contexts(config, store, split))
-        seeds += [child_seed(config.seed, "evaluate", split, i) % 2**31 for i in range(n)]
+        seeds += [_env_seed(config, split, i) for i in range(n)]
         where += [(split, i) for i in range(n)]
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
@@ -143,6 +144,10 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) ->
     return records
 
 
+def _env_seed(config: RunConfig, split: str, episode: int) -> int:
+    return child_seed(config.seed, "evaluate", split, episode) % 2**31
+
+
 def _contexts(config: RunConfig, store: ReplayStore, split: str) -> np.ndarray:
     """(episodes, C): contexts of the training data for "seen", else of the suite's held-out stream."""
     if split == "seen":
@@ -163,6 +168,48 @@ def evaluate(
 
     Raises ValueError if the folder is not a run, has not been trained to its last step, or nothing is asked for.
     """
+    saved, asked, learner, store = _again(folder, episodes, splits, seed)
+    records = evaluate_learner(asked, learner, store)
+    return [replace(record, run=saved.identity, seed=saved.seed) for record in records]
+
+
+def film(
+    folder: str | Path,
+    count: int,
+    *,
+    episodes: int | None = None,
+    splits: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> list[Path]:
+    """Film the first `count` episodes of each split that `evaluate` would play with these arguments; their paths.
+
+    Each is played again alone, with a fresh policy: one that draws random numbers, as a planner does, may act
+    otherwise than among the others. The files are RUN/videos/SPLIT-NUMBER.mp4. Raises ValueError as `evaluate` does,
+    and ImportError if films cannot be made here.
+    """
+    if count < 1:
+        raise ValueError(f"video must be at least 1 episode to film, or 0 for none; got {count}")
+    need_video()
+    _, asked, learner, store = _again(folder, episodes, splits, seed)
+    suite, paths = registry.suite(asked.suite), []
+    env = suite.make(render=True)
+    for split in asked.splits:
+        for i, context in enumerate(_contexts(asked, store, split)[:count]):
+            path = Path(folder) / "videos" / f"{split}-{i:03d}.mp4"
+            policy = learner.policy(seed=child_seed(asked.seed, "policy", asked.learner))
+            with Camera(env, path, f"{asked.suite} {split} {i}   {asked.learner}") as camera:
+                rollouts(
+                    policy, suite, store.schema, context[None], [_env_seed(asked, split, i)], envs=Singles([camera])
+                )
+            paths.append(path)
+    env.close()
+    return paths
+
+
+def _again(
+    folder: str | Path, episodes: int | None, splits: Sequence[str] | None, seed: int | None
+) -> tuple[RunConfig, RunConfig, Learner, ReplayStore]:
+    """A finished run's configuration, the same with what is asked for instead, its learner and its data."""
     saved = read_config(folder)
     if not (Path(folder) / "DONE").exists():
         raise ValueError(f"{folder} is not finished; give the command that began it again, and it continues")
@@ -179,5 +226,4 @@ def evaluate(
     if not asked.episodes or not asked.splits:
         raise ValueError(f"{folder}: nothing to evaluate; name at least 1 episode and one split")
     torch.set_num_threads(config.threads)
-    records = evaluate_learner(asked, learner, store)
-    return [replace(record, run=config.identity, seed=config.seed) for record in records]
+    return config, asked, learner, store

@@ -23,7 +23,7 @@ FPS = 30  # where the environment does not say
 def need_video() -> None:
     """Raise ImportError saying what to install if mp4 files cannot be made here."""
     try:
-        import imageio.v2
+        import imageio.v2  # noqa: F401
         import imageio_ffmpeg
         import PIL.ImageDraw  # noqa: F401
 

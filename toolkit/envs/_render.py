@@ -17,6 +17,8 @@ from functools import cache
 def need_pygame(suite: str) -> None:
     """Import pygame without its greeting and notices, or raise ImportError saying what to install."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if not _screen():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are made in memory
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -28,14 +30,13 @@ def need_pygame(suite: str) -> None:
 
 
 def need_opengl(suite: str) -> None:
-    """Find an OpenGL that draws: what MUJOCO_GL names, else the screen's, else egl, else osmesa; MUJOCO_GL then says it.
+    """Find an OpenGL that draws: what MUJOCO_GL names, else the screen's, else egl, else osmesa, and set MUJOCO_GL.
 
     Each is tried in a process of its own, since bindings once loaded cannot be changed, and a driver may crash.
     Raises ImportError saying what this machine needs to draw.
     """
-    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     asked = os.environ.get("MUJOCO_GL")
-    if asked is None and screen:
+    if asked is None and _screen():
         return
     failures = []
     for name in [asked] if asked else ["egl", "osmesa"]:
@@ -47,6 +48,10 @@ def need_opengl(suite: str) -> None:
         f"suite {suite!r} cannot be drawn ({'; '.join(failures)}); without a screen MuJoCo needs MUJOCO_GL=egl "
         "(Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (Debian: libosmesa6)"
     )
+
+
+def _screen() -> bool:
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 @cache

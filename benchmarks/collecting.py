@@ -39,6 +39,7 @@ def main() -> None:
 def measure(episodes: int, workers: int, out: Path) -> None:
     """Collect once, watching the processes, and print one line."""
     command = [sys.executable, "-m", "toolkit.cli", "collect", "pointmaze", "--episodes", str(episodes), *SETTINGS]
+    command += ["--workers", str(workers), "--out", str(out)]
     peaks: dict[str, int] = {}
     spent, began = processor_seconds(), time.monotonic()
     with subprocess.Popen(

@@ -46,8 +46,11 @@ def collect(
     another collection, of other versions of the suite's requirements, or holds more episodes already; ImportError
     if a requirement is missing; and BlockingIOError if another process collects into it.
     """
-    suite, chosen, out = registry.suite(suite_name), Dials(**dials), Path(out)
+    suite, chosen = registry.suite(suite_name), Dials(**dials)
     check_range(episodes, seed)
+    if "://" in str(out):
+        raise ValueError(f"cannot collect into {out}: collect into a folder, and copy it there when it is done")
+    out = Path(out)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     chosen.check(suite)

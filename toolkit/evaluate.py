@@ -18,7 +18,7 @@ from toolkit.envs._vector import Singles, VectorEnvironment
 from toolkit.records import Record, RunConfig, read_config, verify_done
 from toolkit.store import ReplayStore
 from toolkit.store.schema import Schema
-from toolkit.video import Camera, need_video
+from toolkit.video import filming, need_video
 
 ROWS = 64  # environments stepped together
 
@@ -67,7 +67,7 @@ def rollouts(
         chosen = np.arange(upcoming, upcoming + len(rows))
         upcoming += len(rows)
         episode[rows], running[rows] = chosen, True
-        obs[rows] = schema.flatten(made.reset(rows, contexts[chosen], [int(env_seeds[i]) for i in chosen]))
+        obs[rows] = schema.flatten(made.reset(rows, contexts[chosen], [int(env_seeds[i]) for i in chosen.tolist()]))
         reward[rows], first[rows] = 0.0, True
         returns[rows], lengths[rows] = 0.0, 0
 
@@ -197,7 +197,7 @@ def film(
         for i, context in enumerate(_contexts(asked, store, split)[:count]):
             path = Path(folder) / "videos" / f"{split}-{i:03d}.mp4"
             policy = learner.policy(seed=child_seed(asked.seed, "policy", asked.learner))
-            with Camera(env, path, f"{asked.suite} {split} {i}   {asked.learner}") as camera:
+            with filming(env, path, f"{asked.suite} {split} {i}   {asked.learner}") as camera:
                 rollouts(
                     policy, suite, store.schema, context[None], [_env_seed(asked, split, i)], envs=Singles([camera])
                 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -27,39 +29,39 @@ def need_video() -> None:
         import imageio_ffmpeg
         import PIL.ImageDraw  # noqa: F401
 
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-version"], capture_output=True, check=True)
+    except (ImportError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
         raise ImportError(f"video cannot use ffmpeg ({error}); pip install 'packmule[video]'") from error
 
 
-class Camera(gym.Wrapper):
-    """An environment whose next episode is filmed into `path`. A context manager; the file appears when it is whole.
+@contextmanager
+def filming(env: gym.Env, path: Path, title: str) -> Iterator[Camera]:
+    """An environment like `env`, made with render=True, whose episode is filmed into `path`.
 
-    `env` must have been made with render=True. It shows and does what it would do without a camera.
+    The file appears when the block ends, whole; if the block raises, there is none.
     """
+    import imageio.v2
 
-    def __init__(self, env: gym.Env, path: Path, title: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    fps = env.metadata.get("render_fps", FPS)
+    writer = imageio.v2.get_writer(partial, fps=fps, macro_block_size=2, quality=7)
+    try:
+        try:
+            yield Camera(env, writer.append_data, title)
+        finally:
+            writer.close()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Camera(gym.Wrapper):
+    """Hands a labelled frame to `show` at the reset and at every step; else the environment as it is."""
+
+    def __init__(self, env: gym.Env, show: Callable[[Array], None], title: str) -> None:
         super().__init__(env)
-        self.path, self.title = path, title
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self._total, self._writer = 0.0, None
-
-    def __enter__(self) -> Camera:
-        import imageio.v2
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fps = self.env.metadata.get("render_fps", FPS)
-        self._writer = imageio.v2.get_writer(self._partial, fps=fps, macro_block_size=2, quality=7)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._show, self._title, self._total = show, title, 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -78,7 +80,7 @@ class Camera(gym.Wrapper):
         return result
 
     def _shoot(self) -> None:
-        self._writer.append_data(labelled(np.asarray(self.env.render()), f"{self.title}   return {self._total:.2f}"))
+        self._show(labelled(np.asarray(self.env.render()), f"{self._title}   return {self._total:.2f}"))
 
 
 def labelled(picture: Array, text: str) -> Array:
@@ -111,12 +113,12 @@ class Films:
         settings = dict(store.schema.environment["collect"])
         seed, split = settings.pop("seed"), settings.pop("split")
         chosen = np.unique(np.linspace(0, len(store) - 1, min(self.count, len(store))).round().astype(int)).tolist()
-        paths = []
+        paths, beside = [], Path(store.path)
         jobs = jobs_of(self.suite, Dials(**settings), chosen, episodes=len(store), seed=seed, split=split)
         for job in jobs:
-            path = store.path.with_name(f"{store.path.stem}-videos") / f"episode-{job.index:06d}.mp4"
+            path = beside.with_name(f"{beside.stem}-videos") / f"episode-{job.index:06d}.mp4"
             title = f"{self.suite.name} {job.index}   {job.behaviour.name}"
-            with Camera(self._env, path, title) as env:
+            with filming(self._env, path, title) as env:
                 episode = rollout(self.suite, env, job.context, job.behaviour, env_seed=job.seed)
                 if not np.array_equal(episode.reward, store.episode(job.index).reward):
                     raise RuntimeError(

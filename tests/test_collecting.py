@@ -192,7 +192,7 @@ def test_wrong_settings_write_nothing(tmp_path, changed, complaint):
 
 def test_a_collection_stands_in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="cannot collect into s3://bucket/p.zarr: collect into a folder"):
+    with pytest.raises(ValueError, match=r"cannot collect into s3://bucket/p.zarr: collect into a folder"):
         collect("pendulum", out="s3://bucket/p.zarr", episodes=2)
     assert list(tmp_path.iterdir()) == []
 

@@ -66,8 +66,8 @@ class Collect:
 
     suite: Positional[str]
     """pendulum, pointmaze, ..."""
-    out: Path
-    """The store to make, or to continue."""
+    out: str
+    """The store to make, or to continue: a folder."""
     preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
     """Few or many contexts, no or half the steps random."""
     size: Literal["small", "medium", "large"] | None = None

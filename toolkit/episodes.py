@@ -54,7 +54,7 @@ class _Take:
     def episode(self, suite: Suite, moves: Moves, row: int) -> Episode:
         discrete = isinstance(suite.action_space, spaces.Discrete)
         return Episode(
-            obs={key: np.asarray(values, np.float32) for key, values in self.seen.items()},
+            obs={key: _kept(np.asarray(values)) for key, values in self.seen.items()},
             action=np.asarray(self.actions, np.int64 if discrete else np.float32),
             reward=np.asarray(self.rewards, np.float32),
             terminated=bool(moves.terminated[row]),
@@ -66,6 +66,11 @@ class _Take:
                 "success": bool(moves.success[row]),
             },
         )
+
+
+def _kept(values: Array) -> Array:
+    """As the store keeps it: float32, or as it is where it is not a float."""
+    return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
 def played(suite: Suite, envs: VectorEnvironment, jobs: Iterable[Job]) -> Iterator[tuple[int, Episode]]:
@@ -100,7 +105,7 @@ def played(suite: Suite, envs: VectorEnvironment, jobs: Iterable[Job]) -> Iterat
 def rollout(suite: Suite, env: gym.Env, context: Array, behaviour: NamedBehaviour, *, env_seed: int) -> Episode:
     """Play one episode of `env`, an environment of `suite`, from a reset with `env_seed` and `context`.
 
-    Observations are float32 (T+1, ...) by key, actions float32 (T, A) or int64 (T,), rewards float32 (T,). The
+    Observations are float32 (T+1, ...) by key (uint8 for images), actions float32 (T, A) or int64 (T,), rewards float32 (T,). The
     columns are behaviour (str), context (list of float), task (str), seed (int) and success (bool, of the last
     step). `terminated` is False where the time limit ended the episode.
     """

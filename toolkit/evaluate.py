@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,9 +54,15 @@ def rollouts(
     n = made.rows
     outcomes: list[Outcome | None] = [None] * total
     obs = np.zeros((n, schema.obs_dim), np.float32)
+    seen = {name: np.zeros((n, *shape), np.uint8) for name, shape in schema.images.items()}
     reward, first = np.zeros(n, np.float32), np.ones(n, bool)
     returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
     running, upcoming, acting = np.zeros(n, bool), 0, 0.0
+
+    def show(rows: Array, raw: Any) -> None:
+        obs[rows] = schema.flatten(raw)
+        for name, pictures in schema.pictures(raw).items():
+            seen[name][rows] = pictures
 
     def start(rows: Array) -> None:
         """Give each row the next episode; those for which there is none left stop running."""
@@ -67,7 +74,7 @@ def rollouts(
         chosen = np.arange(upcoming, upcoming + len(rows))
         upcoming += len(rows)
         episode[rows], running[rows] = chosen, True
-        obs[rows] = schema.flatten(made.reset(rows, contexts[chosen], [int(env_seeds[i]) for i in chosen.tolist()]))
+        show(rows, made.reset(rows, contexts[chosen], [int(env_seeds[i]) for i in chosen.tolist()]))
         reward[rows], first[rows] = 0.0, True
         returns[rows], lengths[rows] = 0.0, 0
 
@@ -75,12 +82,14 @@ def rollouts(
         start(np.arange(n))
         while running.any():
             began = time.perf_counter()
-            actions = policy.act(Step(obs.copy(), reward.copy(), first.copy()))
+            images = {name: values.copy() for name, values in seen.items()} or None
+            actions = policy.act(Step(obs.copy(), reward.copy(), first.copy(), images))
             acting += time.perf_counter() - began
             first[:] = False
             playing = np.flatnonzero(running)
-            moves = made.step(playing, _executable(actions[playing]))
-            obs[playing], reward[playing] = schema.flatten(moves.obs), moves.reward
+            moves = made.step(playing, _executable(schema, actions[playing]))
+            show(playing, moves.obs)
+            reward[playing] = moves.reward
             returns[playing] += moves.reward
             lengths[playing] += 1
             for i in np.flatnonzero(moves.over).tolist():
@@ -94,12 +103,11 @@ def rollouts(
     return [outcome for outcome in outcomes if outcome is not None], acting
 
 
-def _executable(actions: Array) -> Array:
-    """`actions` (k, A) or (k,), all finite. Raises ValueError showing the first that is not."""
-    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
-        wrong = actions[~np.isfinite(actions).reshape(len(actions), -1).all(axis=1)][0]
-        raise ValueError(f"the policy returned the action {wrong.tolist()}; its training has diverged")
-    return actions
+def _executable(schema: Schema, actions: Array) -> Array:
+    """Actions (k, A), or the numbers of k choices, as the environment takes them. Raises ValueError for what it cannot."""
+    if schema.action.one_hot or not np.isfinite(actions).all():
+        return np.stack([np.asarray(schema.action.executable(action)) for action in actions])  # raises for the first
+    return np.asarray(actions, np.float32).reshape(len(actions), *schema.action.shape)
 
 
 def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) -> list[Record]:

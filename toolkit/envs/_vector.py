@@ -21,7 +21,7 @@ from toolkit.core import Array
 class Moves:
     """What one step of k rows led to; every array is new and the caller's own."""
 
-    obs: dict[str, Array]  # key -> (k, ...)
+    obs: dict[str, Any]  # key -> (k, ...); dicts inside where the environment has them
     reward: Array  # (k,) float64
     terminated: Array  # (k,) bool
     truncated: Array  # (k,) bool; may be True beside terminated
@@ -70,7 +70,7 @@ class Singles:
             np.array(reward, np.float64),
             np.array(terminated, bool),
             np.array(truncated, bool),
-            np.array([info["success"] for info in infos], bool),
+            np.array([info.get("success", False) for info in infos], bool),
         )
 
     def close(self) -> None:
@@ -78,8 +78,11 @@ class Singles:
             env.close()
 
 
-def _stacked(shown: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    return {key: np.stack([obs[key] for obs in shown]) for key in shown[0]}
+def _stacked(shown: Sequence[Any]) -> Any:
+    """Observations of k rows, dicts of any depth, as one whose arrays begin with k."""
+    if isinstance(shown[0], dict):
+        return {key: _stacked([obs[key] for obs in shown]) for key in shown[0]}
+    return np.stack(shown)
 
 
 class MujocoRows:

@@ -231,6 +231,17 @@ def test_a_suite_that_is_not_installed_says_what_to_install(suite, monkeypatch):
             suite.make()
 
 
+@pytest.mark.parametrize("suite", [cartpole.SUITE, reacher.SUITE], ids=["cartpole", "reacher"])
+def test_drawing_is_silent(suite):
+    drawing(suite).close()
+    program = (
+        f"from toolkit import registry\nenv = registry.suite({suite.name!r}).make(render=True)\n"
+        "env.reset(seed=0)\nenv.render()\nenv.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("suite", [cartpole.SUITE, pendulum.SUITE], ids=["cartpole", "pendulum"])
 def test_drawing_without_pygame_says_what_to_install(suite, monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)

@@ -61,7 +61,7 @@ class _Take:
             columns={
                 "behaviour": self.job.behaviour.name,
                 "context": np.asarray(self.job.context, np.float64).tolist(),
-                "task": suite.name,
+                "task": suite.task(self.job.context),
                 "seed": int(self.job.seed),
                 "success": bool(moves.success[row]),
             },
@@ -105,8 +105,8 @@ def played(suite: Suite, envs: VectorEnvironment, jobs: Iterable[Job]) -> Iterat
 def rollout(suite: Suite, env: gym.Env, context: Array, behaviour: NamedBehaviour, *, env_seed: int) -> Episode:
     """Play one episode of `env`, an environment of `suite`, from a reset with `env_seed` and `context`.
 
-    Observations are float32 (T+1, ...) by key (uint8 for images), actions float32 (T, A) or int64 (T,), rewards float32 (T,). The
-    columns are behaviour (str), context (list of float), task (str), seed (int) and success (bool, of the last
+    Observations are float32 (T+1, ...) by key, or as they are where they are not floats; actions float32 (T, A) or
+    int64 (T,), rewards float32 (T,). The columns are behaviour (str), context (list of float), task (str), seed (int) and success (bool, of the last
     step). `terminated` is False where the time limit ended the episode.
     """
     ((_, episode),) = played(suite, Singles([env]), [Job(0, context, behaviour, env_seed)])

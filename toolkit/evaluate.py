@@ -104,7 +104,7 @@ def rollouts(
 
 
 def _executable(schema: Schema, actions: Array) -> Array:
-    """Actions (k, A), or the numbers of k choices, as the environment takes them. Raises ValueError for what it cannot."""
+    """Actions (k, A), or the numbers of k choices, as environments take them. Raises ValueError for others."""
     if schema.action.one_hot or not np.isfinite(actions).all():
         return np.stack([np.asarray(schema.action.executable(action)) for action in actions])  # raises for the first
     return np.asarray(actions, np.float32).reshape(len(actions), *schema.action.shape)

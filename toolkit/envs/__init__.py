@@ -86,6 +86,10 @@ class Suite(ABC):
             return random_policy(self.action_space, rng=rng)
         raise ValueError(f"suite {self.name!r} has no behaviour {name!r}; expected one of {', '.join(self.behaviours)}")
 
+    def task(self, context: Array) -> str:
+        """What an episode in `context` is about, for its column `task`: the suite's name, unless it has many tasks."""
+        return self.name
+
     def batch(self, rows: int) -> VectorEnvironment:
         """`rows` environments stepped together. A suite that steps its simulator directly overrides this.
 

@@ -106,8 +106,8 @@ def rollout(suite: Suite, env: gym.Env, context: Array, behaviour: NamedBehaviou
     """Play one episode of `env`, an environment of `suite`, from a reset with `env_seed` and `context`.
 
     Observations are float32 (T+1, ...) by key, or as they are where they are not floats; actions float32 (T, A) or
-    int64 (T,), rewards float32 (T,). The columns are behaviour (str), context (list of float), task (str), seed (int) and success (bool, of the last
-    step). `terminated` is False where the time limit ended the episode.
+    int64 (T,), rewards float32 (T,). The columns are behaviour (str), context (list of float), task (str), seed (int)
+    and success (bool, of the last step). `terminated` is False where the time limit ended the episode.
     """
     ((_, episode),) = played(suite, Singles([env]), [Job(0, context, behaviour, env_seed)])
     return episode

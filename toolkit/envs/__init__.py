@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from toolkit.core import Array
+
+if TYPE_CHECKING:
+    from toolkit.envs._vector import VectorEnvironment
 
 Split = Literal["train", "interpolated", "extrapolated"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -48,6 +51,7 @@ class Suite(ABC):
     requires: ClassVar[tuple[str, ...]]  # modules to import; `extra` installs them
     extra: ClassVar[str | None] = None
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
+    together: ClassVar[int] = 1  # rows of `batch` one process steps when collecting; more only where that is faster
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:
@@ -81,6 +85,19 @@ class Suite(ABC):
         if name == "random":
             return random_policy(self.action_space, rng=rng)
         raise ValueError(f"suite {self.name!r} has no behaviour {name!r}; expected one of {', '.join(self.behaviours)}")
+
+    def task(self, context: Array) -> str:
+        """What an episode in `context` is about, for its column `task`: the suite's name, unless it has many tasks."""
+        return self.name
+
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` environments stepped together. A suite that steps its simulator directly overrides this.
+
+        Whatever it is made of, each row plays exactly the episode that `make` would play.
+        """
+        from toolkit.envs._vector import Singles
+
+        return Singles([self.make() for _ in range(rows)])
 
     @cached_property
     def action_space(self) -> gym.Space:

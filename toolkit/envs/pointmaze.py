@@ -29,7 +29,9 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import main, read_context
+from toolkit.envs._pointmaze_rows import PointMazeRows
 from toolkit.envs._render import need_opengl
+from toolkit.envs._vector import VectorEnvironment
 
 MAZE = (
     "########",
@@ -64,6 +66,7 @@ class PointMaze(Suite):
     context_names = ("start row", "start column", "goal row", "goal column", "gear scale", "damping scale")
     roles: ClassVar[dict[str, str]] = {"observation": "observation", "desired_goal": "goal"}
     max_steps = 300
+    together = 16
     requires = ("gymnasium_robotics", "mujoco")
     references: ClassVar[dict[str, Reference]] = {  # means of 200 episodes each
         # success: random 0.020, expert 1.000
@@ -80,6 +83,10 @@ class PointMaze(Suite):
         The action (2,) in -1..1 is the force in x and y, 100 N times the gear scale. Drawing needs OpenGL.
         """
         return PointMazeEnv(self, render=render)
+
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` mazes stepped in MuJoCo directly, bit for bit as single ones."""
+        return PointMazeRows(self, rows)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated are disjoint in the goal."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from toolkit.cli_coverage import Coverage
+
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
 
@@ -248,7 +250,8 @@ class Data:
         | Annotated[Merge, _named("merge")]
         | Annotated[Gc, _named("gc")]
         | Annotated[Cat, _named("cat")]
-        | Annotated[View, _named("view")],
+        | Annotated[View, _named("view")]
+        | Annotated[Coverage, _named("coverage")],
         tyro.conf.arg(name=""),
     ]
 

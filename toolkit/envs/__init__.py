@@ -70,6 +70,11 @@ class Suite(ABC):
     def coordinates(self, obs: dict[str, Array]) -> Array:
         """Task coordinates (n, D) of observations (n, ...): the low-dimensional picture of where it went."""
 
+    # What descriptors and pictures of data may use; a suite may leave it out.
+    coordinate_names: ClassVar[tuple[str, ...]] = ()  # what each coordinate means, with its unit
+    extent: ClassVar[tuple[tuple[float, float], ...]] = ()  # least and greatest of each; () where nothing bounds them
+    walls: ClassVar[tuple[tuple[float, float, float, float], ...]] = ()  # of a plane: x, y, width, height of each
+
 
 def check_split(split: str) -> None:
     """Raise ValueError if `split` is not one of SPLITS."""

@@ -50,6 +50,9 @@ class Pendulum(Suite):
         "extrapolated": Reference(random=-1248.9626, expert=-176.6018),
     }
 
+    coordinate_names = ("theta [rad]", "thetadot [rad/s]")
+    extent = ((-float(np.pi), float(np.pi)), (-8.0, 8.0))
+
     def make(self) -> gym.Env:
         """Pendulum-v1; observation (3,) float32 is cos(theta), sin(theta), thetadot [rad/s]; action (1,) is N m."""
         return PendulumEnv(self)

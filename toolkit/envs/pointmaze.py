@@ -73,6 +73,12 @@ class PointMaze(Suite):
         "extrapolated": Reference(random=-285.9918, expert=-121.5321),
     }
 
+    coordinate_names = ("x [m]", "y [m]")
+    extent = ((-4.0, 4.0), (-4.0, 4.0))
+    walls = tuple(
+        (c - 4.0, 3.0 - r, 1.0, 1.0) for r, row in enumerate(MAZE) for c, mark in enumerate(row) if mark == "#"
+    )
+
     def make(self) -> gym.Env:
         """The maze; observation (4,) float32 is x, y [m] and their speeds [m/s], desired_goal (2,) is x, y [m].
 

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_coverage import Coverage
+from toolkit.cli_relabel import Relabel
 
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
@@ -136,11 +137,12 @@ class Gc:
             print(json.dumps(asdict(done), indent=1))
             return 0
         verb = "would remove" if self.dry_run else "removed"
-        for name in (*done.segments, *done.partial):
+        for name in (*done.segments, *done.relabels, *done.partial):
             print(f"{verb} {name}")
         for name in done.kept:
             print(f"kept {name}")
-        print(f"{verb} {len(done.segments)} segments, {len(done.partial)} files, {done.bytes / 1e6:.1f} MB")
+        counts = f"{len(done.segments)} segments, {len(done.relabels)} relabels, {len(done.partial)} files"
+        print(f"{verb} {counts}, {done.bytes / 1e6:.1f} MB")
         return 0
 
 
@@ -251,7 +253,8 @@ class Data:
         | Annotated[Gc, _named("gc")]
         | Annotated[Cat, _named("cat")]
         | Annotated[View, _named("view")]
-        | Annotated[Coverage, _named("coverage")],
+        | Annotated[Coverage, _named("coverage")]
+        | Annotated[Relabel, _named("relabel")],
         tyro.conf.arg(name=""),
     ]
 

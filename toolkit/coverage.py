@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def coverage(
 
 def _labels(stores: Sequence[ReplayStore]) -> list[str]:
     """What each is called: its folder's name, or where two would be called alike, its path, numbered if need be."""
-    labels = [store.path.name.removesuffix(".zarr") for store in stores]
+    labels = [Path(store.path).name.removesuffix(".zarr") for store in stores]
     if len(set(labels)) < len(labels):
         labels = [str(store.path) for store in stores]
     return [f"{x} ({labels[: i + 1].count(x)})" if labels.count(x) > 1 else x for i, x in enumerate(labels)]
@@ -143,7 +144,7 @@ def _measure(
     table = store.episodes.take(sample.chosen)
     references = registry.suite(suite).references.get("train") if suite else None
     tq = None
-    if references is not None:
+    if references is not None and store.labels is None:  # the references are of the recorded task
         scores = (table["return"] - references.random) / (references.expert - references.random)
         tq = cluster_interval(lambda w: w @ scores / w.sum(1), count, rng=rng)
     width = (frame.extent[1] - frame.extent[0]) / FINE_BINS

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.store.files import StoreError
+from toolkit.store.labels import label_key, label_names
 from toolkit.store.layout import commit_numbers
 from toolkit.store.reader import ReplayStore
 from toolkit.text import aligned
@@ -43,6 +44,7 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "return": _summary(returns),
         "length": _summary(lengths),
         "views": store.view_names(),
+        "relabels": sorted(n for n, keys in label_names(store.backend).items() if label_key(n, store.commit) in keys),
         "bytes_on_disk": sum(store.backend.sizes().values()),
         "bytes_in_memory": 4 * width * (store.transitions + len(store)),
     }
@@ -70,6 +72,7 @@ def describe(found: dict[str, Any]) -> str:
         ["suite", str(found["environment"].get("suite", "none recorded"))],
         ["contexts", f"{found['contexts']} distinct of ({', '.join(found['context_names']) or 'none'})"],
         ["views", ", ".join(found["views"]) or "none"],
+        ["relabels", ", ".join(found["relabels"]) or "none of this commit"],
         ["size", f"{found['bytes_on_disk'] / 1e6:.1f} MB on disk, {found['bytes_in_memory'] / 1e6:.1f} MB in memory"],
     ]
     for name in ("return", "length"):

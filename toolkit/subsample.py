@@ -26,7 +26,7 @@ class Sample:
     store: ReplayStore
     states: Array  # (n, O)
     points: Array  # (n, D)
-    actions: Array  # (n, A) float32, or (n,) integer
+    actions: Array  # (n, A) float32, or (n,) the numbers of choices
     episode: Array  # (n,) 0 .. E-1
     chosen: Array  # (E,) positions in the store
 
@@ -67,6 +67,8 @@ def draw(store: ReplayStore, size: int, seed: int) -> Sample:
     """
     if len(store) == 0:
         raise ValueError(f"{store.path} holds no episodes yet; append some and commit")
+    if store.schema.obs_dim == 0:
+        raise ValueError(f"{store.path} has images only; descriptors need numbers in the observation")
     if size < 1:
         raise ValueError(f"sample must be at least 1 transition, got {size}")
     if store.transitions < size:
@@ -97,7 +99,8 @@ def draw(store: ReplayStore, size: int, seed: int) -> Sample:
                 f"{store.path} says it is of suite {name!r}, but has the observations "
                 f"{', '.join(obs)}, in which that finds no coordinates ({type(error).__name__}: {error})"
             ) from None
-        actions.append(found.action[:keep])
+        packed = store.schema.action.pack(found.action[:keep])
+        actions.append(packed.argmax(-1) if store.schema.discrete else packed)
         episode.append(np.full(keep, number))
         left -= keep
     columns = [np.concatenate(part) for part in (states, points, actions, episode)]

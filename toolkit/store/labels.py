@@ -9,6 +9,7 @@ The arrays are plain zarr v3. One dataset serves many tasks this way, and nothin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -21,7 +22,7 @@ from toolkit.store.backend import Backend, check_spelling, load_json
 from toolkit.store.committed import Committed, EpisodeTable
 from toolkit.store.encoding import Damaged, Encoding
 from toolkit.store.files import NAME, ULID, StoreError, checked_name, digest, json_bytes
-from toolkit.store.packed import PackedFile
+from toolkit.store.packed import Block, PackedFile
 from toolkit.store.rows import Rows
 from toolkit.store.schema import Schema
 
@@ -192,11 +193,11 @@ class LabelledRows(Rows):
         self.labels = labels
         self.file = PackedFile(self.backend, self.schema, labels.digest, self.total)
 
-    def _pack(self, into: Array | None) -> Any:
+    def _pack(self, into: Block | None) -> Iterator[Block]:
         at = 0
         for block in super()._pack(into):
-            self.labels.write_into(block, at)
-            at += len(block)
+            self.labels.write_into(block.rows, at)
+            at += len(block.rows)
             yield block
 
     def _read(self, number: int, first: int, stop: int) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from toolkit.core import Array, Episode
 from toolkit.store import layout
 from toolkit.store.backend import Backend, load_json
 from toolkit.store.files import ULID, StoreError, digest, json_bytes, new_ulid
+from toolkit.store.keys import LARGEST
 from toolkit.store.labels import (
     CHUNK,
     FORMAT,
@@ -24,7 +25,7 @@ from toolkit.store.labels import (
     label_names,
 )
 from toolkit.store.reader import ReplayStore
-from toolkit.store.schema import LARGEST, Schema
+from toolkit.store.schema import Schema
 
 Observations = Mapping[str, Array]
 Label = Callable[[Observations, Array, Observations, Mapping[str, Array]], Array]
@@ -60,6 +61,8 @@ def relabel(
         raise ValueError(f"{store.path} holds no episodes yet; append some and commit")
     if goal is not None and not schema.goal_dim:
         raise ValueError(f"a goal was given, but the observations of {store.path} have none: leave it out")
+    if goal is not None and (odd := [k.name for k in schema.observations if k.role == "goal" and k.dtype != "float32"]):
+        raise ValueError(f"goals of float32 numbers can be relabelled; {', '.join(odd)} of {store.path} is of others")
     folder = f"derived/{name}/{new_ulid()}"
     try:
         arrays = label_arrays(schema, goal=goal is not None)
@@ -179,7 +182,7 @@ def _frozen(values: Array) -> Array:
 
 def _in_row_order(store: ReplayStore) -> list[int]:
     """Episodes by their first row. Raises StoreError if their rows leave gaps or overlap."""
-    starts, lengths = store._starts, store.episodes["length"].astype(np.int64)
+    starts, lengths = store._starts(), store.episodes["length"].astype(np.int64)
     order = np.argsort(starts, kind="stable")
     ends = np.cumsum(lengths[order] + 1)
     if not np.array_equal(starts[order], np.concatenate([[0], ends[:-1]])):

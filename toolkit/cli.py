@@ -263,6 +263,8 @@ class _TrainSettings:
     """A saved view of the store; the whole store by default."""
     commit: int | None = None
     """A past commit; the newest by default."""
+    relabel: str | None = None
+    """A relabel of the store, made by `data relabel`; rewards and goals as recorded by default. Needs --episodes 0."""
     steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 256

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from toolkit.cli_coverage import Coverage
+from toolkit.cli_relabel import Relabel
+
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
 
@@ -136,11 +139,12 @@ class Gc:
             print(json.dumps(asdict(done), indent=1))
             return 0
         verb = "would remove" if self.dry_run else "removed"
-        for name in (*done.segments, *done.partial):
+        for name in (*done.segments, *done.relabels, *done.partial):
             print(f"{verb} {name}")
         for name in done.kept:
             print(f"kept {name}")
-        print(f"{verb} {len(done.segments)} segments, {len(done.partial)} files, {done.bytes / 1e6:.1f} MB")
+        counts = f"{len(done.segments)} segments, {len(done.relabels)} relabels, {len(done.partial)} files"
+        print(f"{verb} {counts}, {done.bytes / 1e6:.1f} MB")
         return 0
 
 
@@ -284,7 +288,9 @@ class Data:
         | Annotated[Gc, _named("gc")]
         | Annotated[Cat, _named("cat")]
         | Annotated[View, _named("view")]
-        | Annotated[Mix, _named("mix")],
+        | Annotated[Mix, _named("mix")]
+        | Annotated[Coverage, _named("coverage")]
+        | Annotated[Relabel, _named("relabel")],
         tyro.conf.arg(name=""),
     ]
 

@@ -47,6 +47,7 @@ def configure(
     store: str | Path,
     view: str | None = None,
     commit: int | None = None,
+    relabel: str | None = None,
     steps: int,
     batch_size: int = 256,
     seed: int = 0,
@@ -63,10 +64,15 @@ def configure(
     """
     name = learner if isinstance(learner, str) else learner.name
     config = learner_config(name, options or {}) if isinstance(learner, str) else learner
-    opened = open_data(store, commit, view)
+    opened = open_data(store, commit, view, relabel)
     suite = opened.schema.environment.get("suite", "")
     if episodes:
         registry.suite(suite)
+        if relabel is not None:
+            raise ValueError(
+                f"episodes is {episodes} and relabel is {relabel!r}, but evaluation scores the environment's own task, "
+                "not that of the relabel: train with episodes 0"
+            )
     run = RunConfig(
         learner=name,
         options=json.loads(json.dumps(asdict(config), allow_nan=False)),
@@ -83,14 +89,20 @@ def configure(
         device=resolve_device(device),
         threads=threads,
         tags=dict(tags or {}),
+        relabel=relabel,
     )
     config.build(opened.spec, seed=0, device=run.device)  # refuses here what it could not train on
     return run
 
 
-def open_data(path: str | Path, commit: int | None, view: str | None) -> ReplayStore:
-    """A store at a commit (None: the newest), or a saved view of it. Raises as `ReplayStore.open` and `view` do."""
+def open_data(path: str | Path, commit: int | None, view: str | None, relabel: str | None = None) -> ReplayStore:
+    """A store at a commit (None: the newest), labelled anew if asked, or a saved view of it.
+
+    Raises as `ReplayStore.open`, `relabelled` and `view` do.
+    """
     store = ReplayStore.open(path, commit=commit)
+    if relabel is not None:
+        store = store.relabelled(relabel)
     return store if view is None else store.view(view)
 
 

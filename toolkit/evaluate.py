@@ -222,6 +222,11 @@ def _again(
     if not (Path(folder) / "DONE").exists():
         raise ValueError(f"{folder} is not finished; give the command that began it again, and it continues")
     verify_done(Path(folder), saved)
+    if saved.relabel is not None:
+        raise ValueError(
+            f"{folder} learned the task of relabel {saved.relabel!r}; evaluation scores the environment's own task, "
+            "which says nothing about it"
+        )
     config, learner, _ = load_learner(folder)
     store = open_data(config.store, config.commit, config.view)
     asked = replace(

@@ -130,6 +130,7 @@ class RunConfig:
     device: str = "cpu"
     threads: int = 1
     tags: dict[str, Any] = field(default_factory=dict)
+    relabel: str | None = None  # what labelled the data anew, or None as recorded
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("episodes", 0), ("threads", 1)):
@@ -146,7 +147,7 @@ class RunConfig:
     @property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
-        body = {k: v for k, v in self.to_json().items() if k != "store"}
+        body = {k: v for k, v in self.to_json().items() if k != "store" and (k, v) != ("relabel", None)}
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return sha256(text.encode()).hexdigest()[:12]
 

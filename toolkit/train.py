@@ -53,7 +53,7 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         if read_config(folder).store != config.store:  # the same data, moved
             replace_json(folder / "config.json", config.to_json())
         return folder
-    store = open_data(config.store, config.commit, config.view)
+    store = open_data(config.store, config.commit, config.view, config.relabel)
     if store.fingerprint != config.fingerprint:
         raise ValueError(f"{config.store}: its data is not what this run was configured for (fingerprint differs)")
     folder.mkdir(parents=True, exist_ok=True)

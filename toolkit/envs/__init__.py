@@ -7,7 +7,7 @@ and held-out contexts never coincide: each suite keeps part of its range back (s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
@@ -31,6 +31,21 @@ class Reference:
 
     random: float
     expert: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """Another task in the world of a suite, for recorded data to be labelled anew by `toolkit.store.relabel`.
+
+    `reward` and `terminated` take (obs, action, next obs, info) of T steps, arrays (T, ...) by key, to (T,); `goal`
+    takes obs (T+1, ...) by key of an episode to its goal by key. All are pure. Without `terminated` episodes end as
+    recorded.
+    """
+
+    about: str  # one line
+    reward: Callable[[Mapping[str, Array], Array, Mapping[str, Array], Mapping[str, Array]], Array]
+    terminated: Callable[[Mapping[str, Array], Array, Mapping[str, Array], Mapping[str, Array]], Array] | None = None
+    goal: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
 
 
 class Behaviour(Protocol):
@@ -109,6 +124,12 @@ class Suite(ABC):
     @abstractmethod
     def coordinates(self, obs: dict[str, Array]) -> Array:
         """Task coordinates (n, D) of observations (n, ...): the low-dimensional picture of where it went."""
+
+    # What descriptors and pictures of data may use; a suite may leave it out.
+    coordinate_names: ClassVar[tuple[str, ...]] = ()  # what each coordinate means, with its unit
+    extent: ClassVar[tuple[tuple[float, float], ...]] = ()  # least and greatest of each; () where nothing bounds them
+    walls: ClassVar[tuple[tuple[float, float, float, float], ...]] = ()  # of a plane: x, y, width, height of each
+    tasks: ClassVar[Mapping[str, Task]] = {}  # others in the same world, by name
 
 
 def check_split(split: str) -> None:

@@ -20,14 +20,3 @@ __all__ = [
     "mix",
     "open_mixture",
 ]
-    "EpisodeTable",
-    "InfoKey",
-    "Key",
-    "Mixture",
-    "ReplayStore",
-    "Schema",
-    "StoreError",
-    "Writer",
-    "mix",
-    "open_mixture",
-]

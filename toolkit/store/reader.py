@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from toolkit.core import Array, Episode, Spec
+from toolkit.core import Array, Episode, Moments, Spec
 from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
@@ -220,6 +220,7 @@ class ReplayStore(Sampled):
             action_low=limits(schema.action.low, -math.inf),
             action_high=limits(schema.action.high, math.inf),
             horizon=int(lengths.max()),
+            returns=Moments.of(self.episodes["return"][:, None]),
             episodes=len(self),
             transitions=self.transitions,
             obs_resolution=np.asarray(resolution, np.float32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -13,10 +14,14 @@ from test_parity import CLOSE, HIDDEN, Queue, assert_same_gradients, first_momen
 from torch import Tensor, nn
 
 from algos.awac import AWACConfig
+from algos.bc import BCConfig
+from algos.cql import CQLConfig
 from algos.d3rlpy import D3rlpyConfig
+from algos.dt import DTConfig
+from algos.fql import FQLConfig
 from algos.rebrac import ReBRACConfig
 from algos.td3bc import TD3BCConfig
-from toolkit.core import Batch, LearnerConfig
+from toolkit.core import Batch, LearnerConfig, Step
 
 SPEC = toy_spec()
 
@@ -24,7 +29,8 @@ SPEC = toy_spec()
 class Wide:
     """A network's weights in float64, and the network once more, written plainly: (B, inputs) -> (B, M, outputs)."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, activation: Callable[[Tensor], Tensor] = lambda h: h.clamp_min(0)) -> None:
+        self.activation = activation
         named = {name: p.detach().double().requires_grad_() for name, p in module.named_parameters()}
         self.all = list(named.values())
         self.layers = [p for name, p in named.items() if "layers" in name]
@@ -37,7 +43,7 @@ class Wide:
             for index in range(0, len(self.layers), 2):
                 h = h @ self.layers[index][m] + self.layers[index + 1][m]
                 if index + 2 < len(self.layers):
-                    h = h.clamp_min(0)
+                    h = self.activation(h)
                     if self.norms:
                         scale, shift = (p[m] for p in self.norms[index : index + 2])
                         middle, spread = h.mean(-1, keepdim=True), h.var(-1, keepdim=True, unbiased=False)
@@ -152,6 +158,93 @@ def test_awac_update_equals_the_papers_equations():
     assert_gradients(learner.actor_optimizer, actor_loss, [log_std, *mean.all])
 
 
+def gelu(x: Tensor) -> Tensor:
+    """The tanh approximation (arXiv:1606.08415)."""
+    return 0.5 * x * (1 + ((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)).tanh())
+
+
+def test_fql_update_equals_the_papers_equations():
+    config = FQLConfig(hidden=HIDDEN, alpha=3.0, flow_steps=4)
+    learner = config.build(SPEC, seed=3, device="cpu")
+    batch, x = wide_batch(config)
+    flow, actor, critics = (Wide(part, gelu) for part in (learner.flow, learner.actor, learner.critics))
+    random = torch.Generator()
+    random.set_state(learner.noise.get_state())
+    next_z, z, actor_z = torch.randn(3, 64, 2, generator=random).double()
+    t = torch.rand(64, 1, generator=random).double()
+    next_a = actor(joined(x["next_s"], next_z))[:, 0].clamp(-1, 1)
+    target = (x["r"] + 0.99 * x["alive"] * critics(joined(x["next_s"], next_a))[..., 0].mean(1)).detach()
+    critic_loss = ((critics(joined(x["s"], x["a"]))[..., 0] - target[:, None]) ** 2).mean()
+    flow_loss = ((flow(joined(x["s"], (1 - t) * z + t * x["a"], t))[:, 0] - (x["a"] - z)) ** 2).mean()
+    path = actor_z
+    for k in range(4):
+        path = path + flow(joined(x["s"], path, torch.full_like(t, k / 4)))[:, 0] / 4
+    pi = actor(joined(x["s"], actor_z))[:, 0]
+    q = critics(joined(x["s"], pi.clamp(-1, 1)))[..., 0].mean(1)
+    actor_loss = 3.0 * ((pi - path.detach().clamp(-1, 1)) ** 2).mean() - q.mean()
+    metrics = learner.update(batch)
+    for name, due in (("critic_loss", critic_loss), ("flow_loss", flow_loss), ("actor_loss", actor_loss)):
+        np.testing.assert_allclose(metrics[name], due.detach(), **CLOSE)
+    assert_gradients(learner.critic_optimizer, critic_loss, critics.all)
+    assert_gradients(learner.flow_optimizer, flow_loss, flow.all)
+    assert_gradients(learner.actor_optimizer, actor_loss, actor.all)
+
+
+DT_SMALL = DTConfig(context=6, width=16, heads=2, layers=2, dropout=0.0, clip=1e6, warmup=0)
+
+
+def test_dt_update_equals_torchs_own_transformer_in_float64():
+    """torch's encoder layers with our weights, tokens laid out by hand; a window that ends early counts less."""
+    learner = DT_SMALL.build(SPEC, seed=3, device="cpu")
+    batch = toy_batch(SPEC, 16, needs=DT_SMALL.needs)
+    valid = torch.arange(6) < torch.randint(1, 7, (16, 1), generator=torch.Generator().manual_seed(0))
+    batch = dataclasses.replace(batch, valid=valid)
+    net = copy.deepcopy(learner.net).double()
+    blocks = []
+    for block in net.blocks:
+        layer = nn.TransformerEncoderLayer(16, 2, 64, 0.0, "relu", batch_first=True, norm_first=True).double()
+        pairs = {"norm1": layer.norm1, "norm2": layer.norm2, "widen": layer.linear1, "narrow": layer.linear2}
+        for name, part in (pairs | {"mix": layer.self_attn.out_proj}).items():
+            part.load_state_dict(getattr(block, name).state_dict())
+        layer.self_attn.in_proj_weight.data, layer.self_attn.in_proj_bias.data = block.qkv.weight, block.qkv.bias
+        blocks.append(layer)
+    mean, std = (torch.from_numpy(x).double() for x in (SPEC.obs.mean, SPEC.obs.std))
+    low, high = (torch.from_numpy(x).double() for x in (SPEC.action_low, SPEC.action_high))
+    obs, action = (batch.obs.double()[:, :-1] - mean) / std, 2 * (batch.action.double() - low) / (high - low) - 1
+    largest = max(abs(SPEC.returns.low[0]), abs(SPEC.returns.high[0]))
+    tokens = []
+    for k in range(6):
+        tokens += [net.of_return(batch.return_to_go[:, k, None].double() / largest), net.of_obs(obs[:, k])]
+        tokens = [*tokens[:-2], *(token + net.position.weight[k] for token in tokens[-2:])]
+        tokens.append(net.of_action(action[:, k]) + net.position.weight[k])
+    h = net.norm(torch.stack(tokens, 1))
+    for layer in blocks:
+        h = layer(h, src_mask=torch.ones(18, 18, dtype=torch.bool).triu(1))
+    output = net.out(net.last_norm(h[:, 1::3])).tanh()
+    due = ((output - action) ** 2).mean(-1)[valid].mean()
+    np.testing.assert_allclose(learner.update(batch)["mse"], due.detach(), **CLOSE)
+
+
+def test_a_dt_policy_acts_as_the_network_does_on_its_whole_history():
+    """Rows that begin at different times, and episodes longer than the context."""
+    learner = DT_SMALL.build(SPEC, seed=3, device="cpu")
+    policy, rng = learner.policy(seed=0), np.random.default_rng(0)
+    histories: list[list[tuple]] = [[], []]
+    for index in range(9):
+        first = np.array([index == 0, index in (0, 4)])
+        step = Step(rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=2).astype(np.float32) * ~first, first)
+        action = policy.act(step)
+        for row in range(2):
+            past = [] if first[row] else histories[row]
+            asked = float(learner.returns.target) if first[row] else past[-1][0] - step.reward[row]
+            histories[row] = [*past, (asked, step.obs[row], action[row])]
+            recent = histories[row][-6:]
+            parts = (torch.tensor(np.array(part, np.float32))[None] for part in zip(*recent, strict=True))
+            with torch.no_grad():
+                due = learner.choose(*parts)[0, -1]
+            np.testing.assert_allclose(action[row], due, rtol=1e-4, atol=1e-5)
+
+
 def actor_critic_pair(config: LearnerConfig, algo: str, actor: Callable[[object], nn.Module], *options: str):
     """Ours and d3rlpy's with our weights; `actor` picks our network that is its policy."""
     learner = config.build(SPEC, seed=3, device="cpu")
@@ -200,8 +293,6 @@ def test_awac_losses_equal_d3rlpys(monkeypatch):
 
 def test_discrete_critics_see_the_exact_sum_over_actions():
     """CQL(H) with discrete actions: log sum_a exp Q less Q of the data, and double Q-learning's target, in float64."""
-    from algos.cql import CQLConfig
-
     spec = toy_spec(discrete=True, action_dim=3)
     learner = CQLConfig(hidden=HIDDEN).build(spec, seed=3, device="cpu")
     batch = toy_batch(spec, 64)
@@ -222,8 +313,6 @@ def test_discrete_critics_see_the_exact_sum_over_actions():
 
 
 def test_a_mixtures_likelihood_equals_its_definition_in_float64():
-    from algos.bc import BCConfig
-
     learner = BCConfig(hidden=HIDDEN, head="mixture", components=4).build(SPEC, seed=0, device="cpu")
     for index in range(20):
         learner.update(toy_batch(SPEC, 64, seed=index))

@@ -20,7 +20,7 @@ CONTINUOUS = toy_spec(goal=True)  # data that can serve every learner
 
 def small(config: LearnerConfig) -> LearnerConfig:
     """The configuration with narrow layers, if it has layers."""
-    narrow = {"hidden": (16, 16), "actor_hidden": (16, 16), "achieved": (0, 1)}
+    narrow = {"hidden": (16, 16), "actor_hidden": (16, 16), "achieved": (0, 1), "width": 16, "context": 5}
     names = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **{k: v for k, v in narrow.items() if k in names})
 

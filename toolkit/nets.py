@@ -205,10 +205,16 @@ def adamw(parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float)
     return torch.optim.AdamW(own, lr=lr, weight_decay=weight_decay, fused=fused)
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down `loss` (0-d) for the optimiser's own parameters; no other gradient is computed."""
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
+    """One step down `loss` (0-d) for the optimiser's own parameters; no other gradient is computed.
+
+    With `clip`, the gradient's norm is brought down to it.
+    """
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.zero_grad()
-    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+    loss.backward(inputs=own)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(own, clip)
     optimizer.step()
 
 

@@ -6,6 +6,7 @@ reader of its output went away.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -240,17 +241,55 @@ class Report:
 
 @dataclass
 class Learners:
-    """List the learners there are, with family and source."""
+    """List the learners there are: family, paper, what each asks of the data, and the actions it takes."""
+
+    names: Positional[list[str]] = field(default_factory=list)
+    """Show these only, with what they are and the defaults of all their options."""
+    json: bool = False
+    """Print one JSON object a learner, with its defaults."""
 
     def run(self) -> int:
         from toolkit import registry
         from toolkit.text import aligned
 
-        rows = [["learner", "family", "what it is"]]
-        for name, config in registry.learners().items():
-            rows.append([name, config.family, (type(config).__doc__ or "").strip().splitlines()[0]])
+        chosen = {name: registry.learner(name) for name in self.names} or registry.learners()
+        if self.json:
+            print("\n".join(json.dumps(_learner(name, config)) for name, config in chosen.items()))
+            return 0
+        rows = [["learner", "family", "paper", "needs", "actions"]]
+        for name, config in chosen.items():
+            facts = _learner(name, config)
+            rows.append([name, config.family, config.paper, ", ".join(facts["asks"]), ", ".join(config.actions)])
         print(aligned(rows))
+        for name in self.names:
+            print(f"\n{name}: {_learner(name, chosen[name])['what']}\n")
+            print(aligned([[f"  {option}", repr(value)] for option, value in asdict(chosen[name]).items()]))
         return 0
+
+
+def _learner(name: str, config: Any) -> dict[str, Any]:
+    """What `packmule learners` says of one: plain JSON."""
+    needs = config.needs
+    said = {
+        f"windows of {needs.window}": needs.window > 1,
+        "reward": needs.reward,
+        "goal": needs.goal,
+        "next action": needs.next_action,
+        f"{needs.n_step}-step returns": needs.n_step > 1,
+        "returns to go": needs.returns_to_go,
+        "hindsight goals": needs.hindsight > 0,
+        f"best {needs.top_fraction:.0%} of episodes": needs.top_fraction < 1,
+    }
+    return {
+        "learner": name,
+        "family": config.family,
+        "paper": config.paper,
+        "what": (type(config).__doc__ or "").strip().splitlines()[0],
+        "asks": [words for words, asked in said.items() if asked],
+        "needs": asdict(needs),
+        "actions": list(config.actions),
+        "defaults": asdict(config),
+    }
 
 
 @dataclass

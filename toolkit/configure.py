@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from toolkit import checkpoint, registry
+from toolkit import checkpoint, feed, registry
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
 from toolkit.records import RunConfig, read_config, read_object
 from toolkit.store import ReplayStore, Schema
@@ -91,7 +91,8 @@ def configure(
         tags=dict(tags or {}),
         relabel=relabel,
     )
-    config.build(opened.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    data = feed.training_data(opened, config.needs)
+    config.build(data.spec, seed=0, device=run.device)  # refuses here what it could not train on
     return run
 
 
@@ -125,7 +126,11 @@ def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
     state = checkpoint.read(folder / "checkpoint")
     if state is None:
         raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
-    learner = build(replace(config, device=resolve_device("auto")), Spec.from_json(saved["spec"]))
+    try:
+        spec = Spec.from_json(saved["spec"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder} was written by another version of packmule ({error}); train it again") from None
+    learner = build(replace(config, device=resolve_device("auto")), spec)
     restore(learner, state, folder)
     return config, learner, Schema.from_json(saved["schema"])
 

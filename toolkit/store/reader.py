@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.core import Array, Episode, Spec
+from toolkit.core import Array, Episode, Moments, Spec
 from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.backend import Backend, LocalBackend, backend, load_json
@@ -274,6 +274,7 @@ class ReplayStore(Sampled):
             action_low=limits(schema.action.low, -math.inf),
             action_high=limits(schema.action.high, math.inf),
             horizon=int(lengths.max()),
+            returns=Moments.of(self.episodes["return"][:, None]),
             episodes=len(self),
             transitions=self.transitions,
             obs_resolution=np.asarray(resolution, np.float32),

@@ -10,8 +10,13 @@ import pytest
 from conftest import assert_same_batches, counting_episode
 
 from toolkit.cli import main
+from toolkit.collect import collect
+from toolkit.configure import configure
+from toolkit.evaluate import evaluate
+from toolkit.records import load
 from toolkit.store import ReplayStore, StoreError, mix, open_mixture
 from toolkit.store.files import digest
+from toolkit.train import train
 
 
 @pytest.fixture
@@ -83,3 +88,25 @@ def test_the_command_mixes_stores_and_views_by_weight(stores, tmp_path, capsys):
     assert main(["data", "mix", f"{stores[0].path}=much", "--out", str(tmp_path / "n.json")]) == 2
     assert "write STORE@VIEW=0.7" in capsys.readouterr().err
     assert isinstance(open_mixture(tmp_path / "m.json").views[0], ReplayStore)
+
+
+def test_a_learner_trains_on_a_saved_mixture_and_its_run_resumes_from_the_file(tmp_path):
+    for name, coverage in (("a", 0.0), ("b", 1.0)):
+        collect("pendulum", out=tmp_path / f"{name}.zarr", episodes=4, contexts=2, coverage=coverage, seed=0)
+    mix([(ReplayStore.open(tmp_path / f"{name}.zarr"), 1.0) for name in "ab"]).save(tmp_path / "m.json")
+    settings = {"store": tmp_path / "m.json", "steps": 30, "episodes": 2, "out": tmp_path / "runs"}
+    folder = train("bc", **settings, options={"hidden": (8,)})
+    assert json.loads((folder / "config.json").read_text())["commit"] is None
+    assert len(load(folder)) == 4
+    assert len(evaluate(folder, episodes=3, splits=["seen"])) == 3
+    with pytest.raises(ValueError, match="is a mixture, whose file says which commits"):
+        train("bc", **settings, view="v")
+
+
+def test_a_run_on_a_streamed_store_says_so_and_is_another_run(make_store, tmp_path):
+    settings = {"store": make_store([20, 30]).path, "steps": 3, "episodes": 0, "options": {"hidden": (8,)}}
+    runs = {tier: configure("bc", **settings, tier=tier) for tier in ("auto", "memory", "mapped", "streaming")}
+    assert len({runs[tier].identity for tier in ("auto", "memory", "mapped")}) == 1, "one stream, one run"
+    assert runs["streaming"].identity != runs["memory"].identity
+    with pytest.raises(ValueError, match="tier 'disk' is unknown"):
+        configure("bc", **settings, tier="disk")

@@ -297,7 +297,7 @@ class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
     store: Path
-    """The replay store."""
+    """The replay store, or the file of a mixture (`data mix`)."""
     view: str | None = None
     """A saved view of the store; the whole store by default."""
     commit: int | None = None
@@ -313,6 +313,8 @@ class _TrainSettings:
     splits: tuple[Literal["seen", "interpolated", "extrapolated"], ...] = ("seen", "interpolated")
     device: DeviceName = "auto"
     threads: int = 1
+    tier: Literal["auto", "memory", "mapped", "streaming"] = "auto"
+    """Where batches come from; by size against available memory unless told."""
     out: Path = Path("runs")
     """The run's folder is made inside this one."""
 

@@ -17,7 +17,7 @@ from toolkit.core import Array, Learner, Policy, Step, child_seed
 from toolkit.envs import Suite
 from toolkit.envs._vector import Singles, VectorEnvironment
 from toolkit.records import Record, RunConfig, read_config, verify_done
-from toolkit.store import ReplayStore
+from toolkit.store import Mixture, ReplayStore
 from toolkit.store.schema import Schema
 from toolkit.video import filming, need_video
 
@@ -110,7 +110,7 @@ def _executable(schema: Schema, actions: Array) -> Array:
     return np.asarray(actions, np.float32).reshape(len(actions), *schema.action.shape)
 
 
-def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) -> list[Record]:
+def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | Mixture) -> list[Record]:
     """Act on every split of the configuration, all episodes together, and return their records."""
     if not config.episodes or not config.splits:
         return []
@@ -156,7 +156,7 @@ def _env_seed(config: RunConfig, split: str, episode: int) -> int:
     return child_seed(config.seed, "evaluate", split, episode) % 2**31
 
 
-def _contexts(config: RunConfig, store: ReplayStore, split: str) -> np.ndarray:
+def _contexts(config: RunConfig, store: ReplayStore | Mixture, split: str) -> np.ndarray:
     """(episodes, C): contexts of the training data for "seen", else of the suite's held-out stream."""
     if split == "seen":
         known = np.unique(store.episodes["context"], axis=0)
@@ -216,7 +216,7 @@ def film(
 
 def _again(
     folder: str | Path, episodes: int | None, splits: Sequence[str] | None, seed: int | None
-) -> tuple[RunConfig, RunConfig, Learner, ReplayStore]:
+) -> tuple[RunConfig, RunConfig, Learner, ReplayStore | Mixture]:
     """A finished run's configuration, the same with what is asked for instead, its learner and its data."""
     saved = read_config(folder)
     if not (Path(folder) / "DONE").exists():

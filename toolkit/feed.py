@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from toolkit.core import Needs
 from toolkit.sampling import Relabel, Sampler
-from toolkit.store import ReplayStore, Schema
+from toolkit.store import Mixture, ReplayStore, Schema
+from toolkit.store.packed import Tier
 
 
-def training_data(store: ReplayStore, needs: Needs) -> ReplayStore:
+def training_data(store: ReplayStore | Mixture, needs: Needs) -> ReplayStore | Mixture:
     """The episodes to train on: all, or the `top_fraction` of highest return (at least one; ties by position).
 
     Raises ValueError if the data cannot serve `needs`.
@@ -19,12 +22,19 @@ def training_data(store: ReplayStore, needs: Needs) -> ReplayStore:
     check(store.schema, needs)
     if needs.top_fraction == 1:
         return store
+    if isinstance(store, Mixture):
+        raise ValueError(
+            f"{store.path} is a mixture; the best {needs.top_fraction:g} of its episodes have no weights of their own: "
+            "filter the parts, with `packmule data view`, and mix these"
+        )
     count = max(1, round(needs.top_fraction * len(store)))
     best = np.argsort(-store.episodes["return"], kind="stable")[:count]
     return store.view(np.sort(best))
 
 
-def sampler(data: ReplayStore, needs: Needs, *, batch_size: int, seed: int, device: str = "cpu") -> Sampler:
+def sampler(
+    data: ReplayStore | Mixture, needs: Needs, *, batch_size: int, seed: int, device: str = "cpu", tier: str = "auto"
+) -> Sampler:
     """Batches of `data` (from `training_data`) that hold what `needs` names."""
     relabel = None
     if needs.hindsight:
@@ -39,6 +49,7 @@ def sampler(data: ReplayStore, needs: Needs, *, batch_size: int, seed: int, devi
         discount=needs.discount,
         returns_to_go=needs.returns_to_go,
         relabel=relabel,
+        tier=cast(Tier, tier),
     )
 
 

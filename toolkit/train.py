@@ -26,7 +26,7 @@ from toolkit.records import (
     replace_text,
     write_records,
 )
-from toolkit.store import ReplayStore
+from toolkit.store import Mixture, ReplayStore
 from toolkit.store.files import digest
 
 LOG_EVERY = 200  # gradient steps between lines of metrics.jsonl
@@ -71,11 +71,13 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
     return folder
 
 
-def _train(config: RunConfig, folder: Path, data: ReplayStore, learner: Learner, progress: Progress | None) -> None:
+def _train(
+    config: RunConfig, folder: Path, data: ReplayStore | Mixture, learner: Learner, progress: Progress | None
+) -> None:
     """Gradient steps until `config.steps`, from the checkpoint if there is one."""
     needs = learner_config(config.learner, config.options).needs
     seed = child_seed(config.seed, "batches", config.learner)
-    sampler = feed.sampler(data, needs, batch_size=config.batch_size, seed=seed, device=config.device)
+    sampler = feed.sampler(data, needs, batch_size=config.batch_size, seed=seed, device=config.device, tier=config.tier)
     step, seconds = 0, 0.0
     if (saved := checkpoint.read(folder / "checkpoint")) is not None:
         restore(learner, saved, folder)

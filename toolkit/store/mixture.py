@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -110,6 +110,11 @@ class Mixture(Sampled):
             action=moments("action"),
             reward=moments("reward"),
         )
+
+    def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
+        """The slowest of the parts' tiers; with "auto" each part takes its own."""
+        used = {view.tier(wanted) for view in self.views}
+        return next(tier for tier in ("streaming", "mapped", "memory") if tier in used)
 
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
         """Each part's own stream, mixed by weight; tier and buffer are those of every part."""

@@ -7,7 +7,7 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -308,6 +308,10 @@ class ReplayStore(Sampled):
             fresh = transition_statistics(rows.numpy()[index], final, schema.obs_dim, schema.action_dim)
             total = {k: total[k].merge(v) if total else v for k, v in fresh.items()}
         return total
+
+    def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
+        """See `Sampled`: memory where the whole commit's packed rows fit half of what is available, and so on."""
+        return self._rows.tier(wanted)
 
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
         """The stream of windows behind `sampler`, to be mixed with others'."""

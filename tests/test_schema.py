@@ -58,6 +58,17 @@ def test_nested_spaces_become_keys_joined_by_slashes():
     assert robot().goal_dim == 2
 
 
+def test_a_role_may_be_given_to_a_whole_group():
+    group = spaces.Dict({"bottom burner": spaces.Box(-1, 1, (2,)), "kettle": spaces.Box(-1, 1, (7,))})
+    space = spaces.Dict({"desired_goal": group, "state": spaces.Box(-1, 1, (3,))})
+    schema = bare(space, roles={"desired_goal": "goal", "desired_goal/kettle": "observation"})
+    assert {key.name: key.role for key in schema.observations} == {
+        "desired_goal/kettle": "observation",
+        "state": "observation",
+        "desired_goal/bottom burner": "goal",
+    }
+
+
 def test_a_schema_is_plain_json_that_gives_it_back():
     for schema in (robot(), bare(spaces.Discrete(4), JOINT), bare(spaces.MultiBinary([2, 2]), spaces.MultiBinary(3))):
         assert Schema.from_json(json.loads(json.dumps(schema.to_json(), allow_nan=False))) == schema
@@ -146,6 +157,8 @@ def test_a_continuous_action_is_executed_in_its_shape():
         (spaces.Dict({}), None, "no key with the role"),
         (spaces.Dict({"a/b": spaces.Discrete(2)}), None, "without a slash"),
         (spaces.Dict({"..": spaces.Discrete(2)}), None, "not a valid name"),
+        (spaces.Dict({" x": spaces.Discrete(2)}), None, "not a valid name"),
+        (spaces.Dict({"x" * 101: spaces.Discrete(2)}), None, "not a valid name"),
         (spaces.Dict({"zarr.json": spaces.Discrete(2)}), None, "a file of the store"),
         (spaces.Discrete(10**6), None, "shows them as numbers"),
         (None, spaces.MultiBinary(40), "over 10.*12 choices.*an action is one of fewer"),

@@ -93,7 +93,7 @@ def test_an_empty_store_and_a_damaged_commit_are_told(tmp_path, store):
     assert "unbounded" not in describe(info(empty))
     with empty.writer() as writer:
         writer.append(store.episode(0))
-    path = layout.commit_path(empty.path, 0)
+    path = empty.path / layout.commit_key(0)
     path.write_text(path.read_text().replace('"number": 0', '"number": 7'))
     opened = ReplayStore.open(empty.path)
     assert [one.get("damaged", False) for one in info(opened)["history"]] == [False, True]

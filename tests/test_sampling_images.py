@@ -53,7 +53,6 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "MAX_CHUNK_ROWS", 16)
         patch.setattr(rows, "STREAM_ROWS", 32)
-        patch.setattr(rows, "CHUNKS_AT_ONCE", 2)
         patch.setattr("toolkit.sampling.sampler.BLOCK_FLOATS", 1 << 12)
         yield
 
@@ -164,7 +163,7 @@ OPTIONS += [{"relabel": Relabel(WHERE, sparse, reached, share=0.5), "window": w,
 OPTIONS += [{"relabel": Relabel(WHERE, sparse, reached, "final"), "n_step": 4, "next_action": True}]
 
 
-@pytest.mark.parametrize("tier", ["memory", "streaming"])
+@pytest.mark.parametrize("tier", ["memory", "mapped", "streaming"])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(f"{k}{v}" for k, v in o.items() if k != "relabel"))
 def test_every_field_equals_a_plain_loop_over_the_episodes(store, options, tier):
     given = {"discount": GAMMA, **options} if options.keys() & {"n_step"} else options
@@ -172,7 +171,7 @@ def test_every_field_equals_a_plain_loop_over_the_episodes(store, options, tier)
     check(batch, options, np.arange(len(LENGTHS)))
 
 
-@pytest.mark.parametrize("tier", ["memory", "streaming"])
+@pytest.mark.parametrize("tier", ["memory", "mapped", "streaming"])
 def test_views_and_mixtures_serve_the_same_fields(store, tier):
     odd, even = store.view(np.array([5, 1, 3])), store.view(np.array([2, 4]))
     options = {"window": 3, "frame_stack": 2}
@@ -183,7 +182,7 @@ def test_views_and_mixtures_serve_the_same_fields(store, tier):
     assert mixture.spec.images == {"camera": (2, 3, 3), "eye/left": (1, 2, 1)}
 
 
-@pytest.mark.parametrize("tier", ["memory", "streaming"])
+@pytest.mark.parametrize("tier", ["memory", "mapped", "streaming"])
 @pytest.mark.parametrize("stop", [0, 3, 20])
 def test_a_stream_of_images_continues_bit_for_bit(store, tier, stop):
     options = {"window": 2, "frame_stack": 2, "tier": tier, "buffer": 64}
@@ -210,11 +209,6 @@ def test_blocks_count_what_images_weigh(store):
     source = store.sampler(batch_size=4, seed=0)._source
     assert (source.width, source.image_bytes) == (9 + 4 + 2, 2 * 3 * 3 + 1 * 2 * 1)
     assert store.sampler(batch_size=4, seed=0)._per_block == (1 << 12) // (4 * (2 * 15 + 2 * 20 // 4))
-
-
-def test_the_mapped_tier_says_that_it_holds_no_images(store):
-    with pytest.raises(ValueError, match="use tier='memory' or 'streaming'"):
-        store.sampler(seed=0, tier="mapped")
 
 
 def test_a_stacked_spec_describes_stacked_images(store):

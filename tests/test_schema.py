@@ -448,7 +448,7 @@ def test_statistics_of_another_shape_are_an_error_naming_the_segment(tmp_path):
     store = ReplayStore.create(tmp_path / "s.zarr", schema)
     with store.writer() as writer:
         writer.append(robot_episode(schema, 4))
-    path = layout.commit_path(store.path, 1)
+    path = store.path / layout.commit_key(1)
     body = json.loads(path.read_text())
     body.pop("digest")
     body["segments"][0]["statistics"]["obs"]["mean"] = [0.0]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.core import Array
 from toolkit.store import layout
+from toolkit.store.backend import Backend
 from toolkit.store.environment import installed
 from toolkit.store.files import StoreError
 from toolkit.store.keys import Key
@@ -29,8 +30,8 @@ def info(store: ReplayStore) -> dict[str, Any]:
     return {
         "path": str(store.path),
         "commit": store.commit.number,
-        "commits": len(layout.commit_numbers(store.path)),
-        "history": _history(store.path),
+        "commits": len(layout.commit_numbers(store.backend)),
+        "history": _history(store.backend),
         "fingerprint": store.fingerprint,
         "episodes": len(store),
         "transitions": store.transitions,
@@ -47,8 +48,8 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "behaviours": _behaviours(store),
         "return": _summary(table["return"]),
         "length": _summary(table["length"]),
-        "views": _view_names(store.path),
-        "bytes_on_disk": sum(p.stat().st_size for p in store.path.rglob("*") if p.is_file()),
+        "views": store.view_names(),
+        "bytes_on_disk": sum(store.backend.sizes().values()),
         "bytes_in_memory": (4 * width + pixels) * (store.transitions + len(store)),
     }
 
@@ -96,15 +97,15 @@ def _seen(running: Any, part: slice) -> list[float] | None:
     return None if running is None else [float(running.low[part].min()), float(running.high[part].max())]
 
 
-def _history(path: Path) -> list[dict[str, Any]]:
+def _history(place: Backend) -> list[dict[str, Any]]:
     """The newest commits, newest first: number, parent, episodes, and when the file was written (a copy is newer)."""
     found = []
-    for number in reversed(layout.commit_numbers(path)[-COMMITS:]):
+    for number in reversed(layout.commit_numbers(place)[-COMMITS:]):
         one: dict[str, Any] = {"number": number, "parent": None, "episodes": None, "segments": None, "written": None}
         try:
-            stamp = layout.commit_path(path, number).stat().st_mtime
-            one["written"] = datetime.fromtimestamp(stamp, UTC).isoformat(timespec="seconds")
-            commit = layout.read_commit(path, number)
+            if (age := place.age(layout.commit_key(number))) is not None:
+                one["written"] = datetime.fromtimestamp(time.time() - age, UTC).isoformat(timespec="seconds")
+            commit = layout.read_commit(place, number)
             one |= {"parent": commit.parent, "episodes": commit.episodes, "segments": len(commit.segments)}
         except (OSError, StoreError):
             one["damaged"] = True
@@ -145,10 +146,6 @@ def _summary(values: Array) -> dict[str, float] | None:
         return None
     found = {"mean": float(values.mean()), "least": float(values.min()), "greatest": float(values.max())}
     return found | {"median": float(np.median(values)), "std": float(values.std())}
-
-
-def _view_names(path: Path) -> list[str]:
-    return sorted(p.stem for p in (path / "views").glob("*.json"))
 
 
 def describe(found: dict[str, Any]) -> str:

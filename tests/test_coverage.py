@@ -195,14 +195,15 @@ def test_data_figures_are_drawn_with_their_numbers(dials, tmp_path):
     assert "visited" not in registry.figures()
 
 
-def imported(tmp_path, name="i.zarr", *, episodes=8, steps=40, seed=0, dim=3, discrete=False) -> ReplayStore:
+def imported(tmp_path, name="i.zarr", *, episodes=8, steps=40, seed=0, dim=3, action=None) -> ReplayStore:
     """A store of random numbers that names no suite."""
-    action = spaces.Discrete(3) if discrete else spaces.Box(-1, 1, (1,))
+    action = action or spaces.Box(-1, 1, (1,))
     schema = Schema.from_spaces(observation=spaces.Box(-np.inf, np.inf, (dim,)), action=action)
     store, rng = ReplayStore.create(tmp_path / name, schema), np.random.default_rng(seed)
+    action.seed(seed)
     with store.writer() as writer:
         for _ in range(episodes):
-            act = rng.integers(3, size=steps) if discrete else rng.uniform(-1, 1, (steps, 1)).astype(np.float32)
+            act = np.stack([action.sample() for _ in range(steps)])
             obs = rng.normal(5, 2, (steps + 1, dim)).astype(np.float32)
             writer.append(Episode(obs, act, np.zeros(steps, np.float32), False))
     return ReplayStore.open(tmp_path / name)
@@ -221,9 +222,29 @@ def test_data_without_a_suite_are_described_by_standardised_observations_and_say
         registry.data_figures()["visited"].rows([found])
 
 
-def test_discrete_actions_have_at_most_the_bits_of_their_number(tmp_path):
-    (found,) = coverage([imported(tmp_path, discrete=True, episodes=20)], seed=0)
-    assert found.behaviour_entropy.value == pytest.approx(np.log2(3), abs=0.05)
+@pytest.mark.parametrize(
+    ("action", "bits_of_all"),
+    [
+        (spaces.Discrete(3), np.log2(3)),
+        (spaces.MultiDiscrete([3, 2]), np.log2(6)),
+        (spaces.MultiBinary(2), 2.0),
+        (spaces.Box(-1, 1, (2, 1)), 16.0),
+        (spaces.Box(np.float32([-1, 5]), np.float32([1, 5])), 8.0),  # a number that cannot vary
+    ],
+)
+def test_random_actions_have_the_bits_of_their_space(tmp_path, action, bits_of_all):
+    (found,) = coverage([imported(tmp_path, action=action, episodes=20)], seed=0)
+    assert found.behaviour_entropy.value == pytest.approx(bits_of_all, abs=0.15)
+
+
+def test_stores_of_images_only_are_refused(tmp_path):
+    schema = Schema.from_spaces(observation=spaces.Box(0, 255, (2, 2, 3), np.uint8), action=spaces.Box(-1, 1, (1,)))
+    with ReplayStore.create(tmp_path / "p.zarr", schema).writer() as writer:
+        for _ in range(3):
+            obs, act = np.zeros((31, 2, 2, 3), np.uint8), np.zeros((30, 1), np.float32)
+            writer.append(Episode(obs, act, np.zeros(30, np.float32), False))
+    with pytest.raises(ValueError, match="images only"):
+        coverage([ReplayStore.open(tmp_path / "p.zarr")], seed=0)
 
 
 def test_a_store_against_itself_covers_all_of_it(tmp_path):
@@ -262,6 +283,8 @@ def test_what_cannot_be_compared_is_refused_before_it_is_read(tmp_path, make_sto
         coverage([one, make_store([30, 30])], seed=0)
     with pytest.raises(ValueError, match="no episodes yet"):
         coverage([imported(tmp_path, "none.zarr", episodes=0)], seed=0)
+    with pytest.raises(ValueError, match="seed must not be negative"):
+        coverage([one], seed=-1)
     with pytest.raises(ValueError, match="name at least one store"):
         coverage([], seed=0)
 

@@ -263,6 +263,22 @@ def test_views_and_relabels_and_stores_without_goal_or_episodes_are_refused(make
         relabel(ReplayStore.create(tmp_path / "empty.zarr", schema), "x", reward=double)
 
 
+def test_goals_that_are_no_float_numbers_are_refused(tmp_path):
+    schema = Schema.from_spaces(
+        observation=spaces.Dict({"goal": spaces.Discrete(3), "x": spaces.Box(-1, 1, (1,))}),
+        action=spaces.Box(-1, 1, (1,)),
+        roles={"goal": "goal"},
+    )
+    store = ReplayStore.create(tmp_path / "d.zarr", schema)
+    with store.writer() as writer:
+        obs = {"goal": np.zeros(4, np.int64), "x": np.zeros((4, 1), np.float32)}
+        writer.append(Episode(obs, np.zeros((3, 1), np.float32), np.zeros(3, np.float32), True))
+    store = ReplayStore.open(tmp_path / "d.zarr")
+    with pytest.raises(ValueError, match="goals of float32 numbers can be relabelled; goal of"):
+        relabel(store, "x", reward=lambda o, a, n, i: np.zeros(len(a)), goal=lambda obs: {"goal": 1})
+    assert len(relabel(store, "x", reward=lambda o, a, n, i: np.ones(len(a)))) == 1
+
+
 @pytest.mark.parametrize("name", ["../out", "a/b", "", "packed-v1-0", ".hidden"])
 def test_names_stay_inside_the_store(make_store, name):
     store = make_store([6])

@@ -28,7 +28,7 @@ from scipy import sparse
 
 from toolkit import registry
 from toolkit.core import Array, child_seed
-from toolkit.entropy import action_terms, choice_terms, cluster_interval, mean_interval, state_terms
+from toolkit.entropy import CHUNK, action_terms, choice_terms, cluster_interval, mean_interval, state_terms
 from toolkit.stats import Estimate
 from toolkit.subsample import Frame, Sample, bins, common_suite, draw, grid, make_frame, points_of
 
@@ -89,13 +89,13 @@ def coverage(
 
     `sample` is the number of transitions of each; None takes 10,000 or what the smallest store holds.
 
-    - **SACo** (Schweighofer et al., arXiv:2111.04714) is the number of unique state-action pairs over that of a
-      reference dataset of the same size. Here as there: the ratio, and equal sizes. Theirs counts the pairs of discrete
-      environments; here a pair is a bin, 16 a task coordinate and 8 an action number (a discrete action is its own).
-      Theirs is against the replay data of an online learner; here against `reference`, which may be such a store, or
-      without one against all bins that any of the stores occupies, or for a single store against the whole grid.
-    - **TQ** (same paper): (mean return - random) / (expert - random) with the suite's measured references of its
-      training contexts, where the paper's lower end is the worst return seen.
+    - **SACo** (Schweighofer et al., arXiv:2111.04714) is the normalised number of unique state-action pairs. The same
+      here: a count over the count in a reference of the same size. Different here: states and actions are continuous,
+      so a pair is a bin, 16 a task coordinate and 8 an action number (a discrete choice is its own); and the reference
+      is whatever store is given, or without one all bins that any of the stores occupies, or for a single store the
+      whole grid.
+    - **TQ** (same paper) is the normalised mean return of episodes. Here 0 is the random policy and 1 the scripted
+      expert: the suite's measured references on training contexts.
     - **State entropy** in bits, of task coordinates in 256 bins over their extent: 8 bits a coordinate at most.
       Stores without a suite are described by their observations, standardised with the moments of all together.
     - **Behaviour entropy** in bits at the resolution of the store's schema; see the module.
@@ -106,6 +106,8 @@ def coverage(
     """
     if not stores:
         raise ValueError("nothing to measure: name at least one store")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     everything = [*stores, *([] if reference is None else [reference])]
     labels = _labels(everything)
     suite = common_suite(everything)
@@ -140,7 +142,7 @@ def _measure(
     points = points_of(sample, frame)
     distinct, place = np.unique(pairs, axis=0, return_inverse=True)
     seen = sparse.csr_matrix((np.ones(len(place)), (episode, place.ravel())), shape=(count, len(distinct)))
-    saco = cluster_interval(lambda w: ((w > 0) @ seen > 0).sum(1) / whole.bins, count, rng=rng)
+    saco = cluster_interval(lambda w: _occupied(w, seen) / whole.bins, count, rng=rng)
     table = store.episodes.take(sample.chosen)
     references = registry.suite(suite).references.get("train") if suite else None
     tq = None
@@ -154,8 +156,7 @@ def _measure(
     assert behaviour is not None
     steps = np.bincount(episode)
     contexts, which = np.unique(table["context"], axis=0, return_inverse=True)
-    context = np.zeros((count, len(contexts)))
-    context[np.arange(count), which.ravel()] = steps
+    context = sparse.csr_matrix((steps, (np.arange(count), which.ravel())), shape=(count, len(contexts)))
     return Coverage(
         store=label,
         suite=suite,
@@ -182,8 +183,9 @@ def _behaviour(sample: Sample, frame: Frame, within: bool, rng: np.random.Genera
     schema, states = sample.store.schema, (sample.states - frame.mean) / frame.std
     if schema.discrete:
         return choice_terms(sample.actions, states, sample.episode, within=within)
+    widths = np.asarray(schema.action.resolution)  # 0 where an action number cannot vary: one bin
     return action_terms(
-        sample.actions.astype(np.float64), states, sample.episode, width=np.asarray(schema.action.resolution),
+        sample.actions.astype(np.float64), states, sample.episode, width=np.where(widths > 0, widths, 1.0),
         bounds=frame.limits, within=within, rng=rng,
     )  # fmt: skip
 
@@ -202,6 +204,13 @@ def _spread(
 
         found[name] = cluster_interval(deviation, len(steps), rng=rng)
     return found
+
+
+def _occupied(weights: Array, seen: sparse.csr_matrix) -> Array:
+    """Columns (B,) that are not empty in the rows of `seen` (E, U) with a weight above 0, a few (B, E) at a time."""
+    each = max(1, CHUNK // seen.shape[1])
+    parts = [(weights[i : i + each] > 0) @ seen for i in range(0, len(weights), each)]
+    return np.concatenate([(part > 0).sum(1) for part in parts])
 
 
 def _entropy(weights: Array) -> Array:

@@ -189,7 +189,7 @@ def member_values(critic: Member, obs: Tensor, actions: Tensor) -> Tensor:
     weight, bias = critic.first
     of_obs, of_action = weight.split([obs.shape[-1], actions.shape[-1]])
     sums = actions @ of_action + torch.addmm(bias, obs, of_obs).unsqueeze(1)
-    return critic.after_first(sums.flatten(0, 1)).view(actions.shape[:2])
+    return critic.after_first(sums).view(actions.shape[:2])
 
 
 def smoothed(action: Tensor, noise: Tensor, sigma: float, clip: float) -> Tensor:

@@ -54,9 +54,10 @@ def test_batches_hold_what_was_asked_for(store):
     np.testing.assert_allclose(change[inside], 0, atol=1e-2)
 
 
-@pytest.mark.parametrize("learner", ["filtered-bc", "mixture-bc", "return-bc", "td3bc", "rebrac", "awac"])
+@pytest.mark.parametrize("learner", ["filtered-bc", "mixture-bc", "return-bc", "td3bc", "rebrac", "awac", "fql", "dt"])
 def test_learners_that_ask_for_more_train_and_act(store, tmp_path, learner):
-    config = configure(learner, store=store.path, steps=4, episodes=1, batch_size=16, options={"hidden": (8,)})
+    options = {"width": 8, "layers": 1} if learner == "dt" else {"hidden": (8,)}
+    config = configure(learner, store=store.path, steps=4, episodes=1, batch_size=16, options=options)
     assert len(load(train.run(config, tmp_path))) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -13,10 +14,12 @@ from scipy.stats import expectile
 from algos.awac import AWACConfig
 from algos.bc import BCConfig
 from algos.cql import CQLConfig
+from algos.dt import DTConfig
+from algos.fql import FQLConfig
 from algos.iql import IQLConfig
 from algos.rebrac import ReBRACConfig
 from algos.td3bc import TD3BCConfig
-from toolkit.core import Array, Batch, LearnerConfig, Moments, Spec
+from toolkit.core import Array, Batch, LearnerConfig, Moments, Spec, Step
 
 DISCOUNT = 0.8
 FAST = {"hidden": (32, 32), "tau": 0.05, "discount": DISCOUNT}
@@ -276,3 +279,55 @@ def test_categorical_cloning_reaches_the_entropy_of_the_behaviour():
     with torch.no_grad():
         found = torch.stack([learner.action_log_prob(STATES, torch.eye(3)[a].expand(4, 3)) for a in range(3)], 1).exp()
     np.testing.assert_allclose(found, table.behaviour, atol=0.04)
+
+
+def two_modes(size: int, rng: np.random.Generator) -> Batch:
+    """One state; actions near -0.5 or 0.5, equally often; the reward is the action, and it ends."""
+    a = rng.choice([-0.5, 0.5], (size, 1)) + 0.05 * rng.normal(size=(size, 1))
+    s = np.ones((size, 1)) * np.linspace(-1, 1, size)[:, None]
+    return batch_of(s, a, a[:, 0], s, np.ones(size))
+
+
+@pytest.mark.parametrize(("alpha", "best_only"), [(0.3, True), (1000.0, False)])
+def test_fqls_actor_keeps_both_modes_or_takes_the_better(alpha, best_only):
+    """Held to the flow it clones a density that no Gaussian could; let go, it climbs the critic, inside the data."""
+    config = FQLConfig(hidden=(32, 32), tau=0.05, lr=3e-3, alpha=alpha, flow_steps=5)
+    data = two_modes(500, np.random.default_rng(0))
+    learner = trained(config, spec_of(data.obs[:, 0].numpy(), data.action[:, 0].numpy()), two_modes, 600)
+    rng = np.random.default_rng(1)
+    step = Step(rng.uniform(-1, 1, (400, 1)).astype(np.float32), np.zeros(400, np.float32), np.ones(400, bool))
+    acted = learner.policy(seed=0).act(step)[:, 0]
+    upper, lower = (np.abs(acted - 0.5) < 0.2).mean(), (np.abs(acted + 0.5) < 0.2).mean()
+    if best_only:
+        assert (acted > 0.2).mean() > 0.95
+    else:
+        assert 0.3 < upper < 0.65
+        assert 0.3 < lower < 0.65
+
+
+@pytest.mark.parametrize("asked", [-0.6, 0.2, 0.9])
+@pytest.mark.parametrize("learner", ["return-bc", "dt"])
+def test_return_conditioned_learners_give_the_return_they_are_asked_for(learner, asked):
+    """Where the return of an episode of one step is its action, asking for a return names the action."""
+    trained_one = conditioned(learner)
+    trained_one.returns.target.fill_(asked)
+    step = Step(np.linspace(-1, 1, 5, dtype=np.float32)[:, None], np.zeros(5, np.float32), np.ones(5, bool))
+    np.testing.assert_allclose(trained_one.policy(seed=0).act(step)[:, 0], asked, atol=0.1)
+
+
+@functools.cache
+def conditioned(name: str):
+    configs = {
+        "return-bc": BCConfig(hidden=(32, 32), lr=3e-3, return_conditioned=True),
+        "dt": DTConfig(context=1, width=16, layers=1, dropout=0.0, lr=3e-3, warmup=10),
+    }
+
+    def draw(size: int, rng: np.random.Generator) -> Batch:
+        s, a = rng.uniform(-1, 1, (2, size, 1))
+        batch = batch_of(s, a, a[:, 0], s, np.ones(size))
+        return dataclasses.replace(batch, return_to_go=batch.reward)
+
+    rng = np.random.default_rng(0)
+    s, a = rng.uniform(-1, 1, (2, 500, 1))
+    spec = dataclasses.replace(spec_of(s, a), returns=Moments.of(a))
+    return trained(configs[name], spec, draw, 500)

@@ -102,13 +102,16 @@ class Member:
         return self.after_first(torch.addmm(bias, x, weight))
 
     def after_first(self, x: Tensor) -> Tensor:
-        """From the first layer's sums (N, width), which may be overwritten, to the output."""
+        """From the first layer's sums (..., width), which may be overwritten, to the output (N, outputs).
+
+        They are flattened after the activation only: in place on a view, it would cost a copy of the gradient.
+        """
         for index, (weight, bias) in enumerate(self.rest):
             x = self.activation(x)
             if self.norms:
                 scale, shift = self.norms[index]
                 x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
-            x = torch.addmm(bias, x, weight)
+            x = torch.addmm(bias, x.flatten(0, -2), weight)
         return x
 
 

@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_data import Data
+from toolkit.cli_runs import FQE
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -386,6 +387,7 @@ def parse(argv: Sequence[str]) -> Command:
         "data": Data,
         "train": train,
         "eval": Eval,
+        "fqe": FQE,
         "plot": Plot,
         "report": Report,
         "learners": Learners,

@@ -20,7 +20,7 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_data import Data
-from toolkit.cli_runs import FQE
+from toolkit.cli_runs import FQE, Export
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -388,6 +388,7 @@ def parse(argv: Sequence[str]) -> Command:
         "train": train,
         "eval": Eval,
         "fqe": FQE,
+        "export": Export,
         "plot": Plot,
         "report": Report,
         "learners": Learners,

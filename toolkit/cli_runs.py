@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
@@ -67,6 +68,28 @@ class FQE:
             line.close()
         found.sort(key=lambda one: -one.value.value)
         print("\n".join(json.dumps(finite(one.to_json())) for one in found) if self.json else table(found))
+        return 0
+
+
+@dataclass
+class Export:
+    """Write a trained run's policy as one file that runs without packmule, its normaliser inside.
+
+    The file is a function of raw observations (N, O) float32 to actions in raw units, (N, A) float32 or (N,) integers;
+    it is checked against the run's own policy before it is put in place, and says which run it is.
+    """
+
+    folder: Annotated[Positional[Path], tyro.conf.arg(name="run")]
+    """The folder of a trained run."""
+    format: Literal["onnx", "torchscript"]
+    """onnx needs the extra `export`."""
+    out: Path
+    """The file to write."""
+
+    def run(self) -> int:
+        from toolkit.export import export
+
+        print(export(self.folder, format=self.format, out=self.out))
         return 0
 
 

@@ -207,7 +207,7 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class Reactive(Protocol):
+class Reactive(Policy, Protocol):
     """A policy that looks at the present observation alone: it can be evaluated on data, and exported.
 
     One that remembers, plans ahead or asks for a return does not have all three of these.

@@ -15,6 +15,7 @@ from toolkit.store.backend import Backend
 from toolkit.store.environment import installed
 from toolkit.store.files import StoreError
 from toolkit.store.keys import Key
+from toolkit.store.labels import label_key, label_names
 from toolkit.store.reader import ReplayStore
 from toolkit.text import aligned
 
@@ -49,6 +50,7 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "return": _summary(table["return"]),
         "length": _summary(table["length"]),
         "views": store.view_names(),
+        "relabels": sorted(n for n, keys in label_names(store.backend).items() if label_key(n, store.commit) in keys),
         "bytes_on_disk": sum(store.backend.sizes().values()),
         "bytes_in_memory": (4 * width + pixels) * (store.transitions + len(store)),
     }
@@ -170,6 +172,7 @@ def describe(found: dict[str, Any]) -> str:
     rows += [
         ["contexts", f"{found['contexts']} distinct of ({', '.join(found['context_names']) or 'none'})"],
         ["views", ", ".join(found["views"]) or "none"],
+        ["relabels", ", ".join(found["relabels"]) or "none of this commit"],
         ["size", f"{found['bytes_on_disk'] / 1e6:.1f} MB on disk, {found['bytes_in_memory'] / 1e6:.1f} MB in memory"],
     ]
     for name in ("return", "length"):

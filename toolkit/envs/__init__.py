@@ -48,6 +48,7 @@ class Suite(ABC):
     requires: ClassVar[tuple[str, ...]]  # modules to import; `extra` installs them
     extra: ClassVar[str | None] = None
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
+    reference_episodes: ClassVar[int] = 200  # behind each recorded reference
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:

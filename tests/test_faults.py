@@ -106,7 +106,8 @@ def test_sigkill_while_appending_loses_nothing_and_leaves_nothing_half(tmp_path,
     longest = max(0.25, 6 * seconds_of_a_commit(tmp_path / "timed.zarr", schema))  # some disks flush slowly
     for kill in range(KILLS):
         if kill % 10 == 0:
-            path, acknowledged = ReplayStore.create(tmp_path / f"{kill}.zarr", schema).path, 0
+            profile: Any = ("fast", "compact")[kill // 10 % 2]
+            path, acknowledged = ReplayStore.create(tmp_path / f"{kill}.zarr", schema, profile=profile).path, 0
         child, out = in_child(lambda writing, path=path: append_for_ever(path, writing))
         time.sleep(rng.uniform(0.0, longest))
         os.kill(child, signal.SIGKILL)

@@ -20,6 +20,7 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, Task, check_split, context_array
 from toolkit.envs._measure import main, read_context
+from toolkit.envs._render import need_pygame
 
 BANDS = 16
 HELD_BACK = (2, 6, 10, 14)
@@ -70,9 +71,12 @@ class Pendulum(Suite):
         "sideways": Task("hold still a quarter turn from the top, at theta = pi/2", balance(np.pi / 2)),
     }
 
-    def make(self) -> gym.Env:
-        """Pendulum-v1; observation (3,) float32 is cos(theta), sin(theta), thetadot [rad/s]; action (1,) is N m."""
-        return PendulumEnv(self)
+    def make(self, *, render: bool = False) -> gym.Env:
+        """Pendulum-v1; observation (3,) float32 is cos(theta), sin(theta), thetadot [rad/s]; action (1,) is N m.
+
+        Drawing needs pygame.
+        """
+        return PendulumEnv(self, render=render)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64: theta0, thetadot0, g, m, l. Train and interpolated are disjoint in theta0's band."""
@@ -137,8 +141,11 @@ class SwingUp:
 class PendulumEnv(gym.Wrapper):
     """Pendulum-v1 whose resets take a context; see `Suite.make`."""
 
-    def __init__(self, suite: Pendulum) -> None:
-        super().__init__(gym.make("Pendulum-v1", disable_env_checker=True))
+    def __init__(self, suite: Pendulum, *, render: bool = False) -> None:
+        if render:
+            need_pygame(suite.name)
+        mode = "rgb_array" if render else None
+        super().__init__(gym.make("Pendulum-v1", render_mode=mode, disable_env_checker=True))
         self.suite = suite
         self.observation_space = spaces.Dict({"observation": self.env.observation_space})
 

@@ -30,6 +30,9 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, Task, check_split, context_array
 from toolkit.envs._measure import main, read_context
+from toolkit.envs._pointmaze_rows import PointMazeRows
+from toolkit.envs._render import need_opengl
+from toolkit.envs._vector import VectorEnvironment
 
 MAZE = (
     "########",
@@ -89,6 +92,7 @@ class PointMaze(Suite):
     context_names = ("start row", "start column", "goal row", "goal column", "gear scale", "damping scale")
     roles: ClassVar[dict[str, str]] = {"observation": "observation", "desired_goal": "goal"}
     max_steps = 300
+    together = 16
     requires = ("gymnasium_robotics", "mujoco")
     references: ClassVar[dict[str, Reference]] = {  # means of 200 episodes each
         # success: random 0.020, expert 1.000
@@ -107,12 +111,16 @@ class PointMaze(Suite):
 
     tasks: ClassVar[Mapping[str, Task]] = {"own": reach(None)} | {f"goal-{r}-{c}": reach((r, c)) for r, c in FREE}
 
-    def make(self) -> gym.Env:
+    def make(self, *, render: bool = False) -> gym.Env:
         """The maze; observation (4,) float32 is x, y [m] and their speeds [m/s], desired_goal (2,) is x, y [m].
 
-        The action (2,) in -1..1 is the force in x and y, 100 N times the gear scale.
+        The action (2,) in -1..1 is the force in x and y, 100 N times the gear scale. Drawing needs OpenGL.
         """
-        return PointMazeEnv(self)
+        return PointMazeEnv(self, render=render)
+
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` mazes stepped in MuJoCo directly, bit for bit as single ones."""
+        return PointMazeRows(self, rows)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated are disjoint in the goal."""
@@ -224,8 +232,8 @@ class Pathfinder:
 class PointMazeEnv(gym.Wrapper):
     """PointMaze_MediumDense-v3 whose resets take a context; see `Suite.make`."""
 
-    def __init__(self, suite: PointMaze) -> None:
-        super().__init__(_simulator(suite.max_steps))
+    def __init__(self, suite: PointMaze, *, render: bool = False) -> None:
+        super().__init__(_simulator(suite.max_steps, render))
         self.suite = suite
         self.observation_space = spaces.Dict(
             {
@@ -235,6 +243,8 @@ class PointMazeEnv(gym.Wrapper):
         )
         model = self.get_wrapper_attr("point_env").model
         self.gear, self.damping = model.actuator_gear.copy(), model.dof_damping.copy()
+        if render:
+            need_opengl(suite.name)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -260,7 +270,7 @@ def _kept(obs: dict[str, Array]) -> dict[str, Array]:
     return {key: obs[key].astype(np.float32) for key in PointMaze.roles}
 
 
-def _simulator(max_steps: int) -> gym.Env:
+def _simulator(max_steps: int, render: bool) -> gym.Env:
     """The environment as Gymnasium-Robotics makes it, imported without its notices about other environments."""
     level = gym.logger.min_level
     gym.logger.min_level = gym.logger.ERROR
@@ -272,7 +282,11 @@ def _simulator(max_steps: int) -> gym.Env:
 
             gym.register_envs(gymnasium_robotics)
             env = gym.make(
-                "PointMaze_MediumDense-v3", continuing_task=False, max_episode_steps=max_steps, disable_env_checker=True
+                "PointMaze_MediumDense-v3",
+                continuing_task=False,
+                max_episode_steps=max_steps,
+                render_mode="rgb_array" if render else None,
+                disable_env_checker=True,
             )
     except ImportError as error:
         raise ImportError(

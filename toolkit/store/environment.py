@@ -80,11 +80,10 @@ def _plain(value: Any, where: str) -> Any:
 def schema_from_env(env: gym.Env, evaluation_env: gym.Env | None = None, **given: Any) -> Schema:
     """See `Schema.from_env`."""
     spaces = env.observation_space
-    given.setdefault("roles", {})
     goals = {"achieved_goal", "desired_goal", "observation"}
     if isinstance(spaces, gym.spaces.Dict) and set(spaces.spaces) >= goals:
-        given["roles"] = {"desired_goal": "goal", **given["roles"]}
-    if not given.get("environment", {}).get("suite"):
+        given["roles"] = {"desired_goal": "goal", **(given.get("roles") or {})}
+    if not (given.get("environment") or {}).get("suite"):
         for name, made in (("environment_spec", env), ("evaluation_spec", evaluation_env)):
             if name not in given and made is not None:
                 given[name] = spec_of(made)
@@ -219,15 +218,15 @@ def _needs(schema: Schema) -> str:
 
 
 def _modules(env: gym.Env) -> set[str]:
-    """Top-level modules of the environment's classes, and of what it holds: a simulator is one of those."""
-    found = set()
-    layer: Any = env
-    while True:
-        for kind in (*type(layer).__mro__, *map(type, vars(layer).values())):
-            found.add(kind.__module__.partition(".")[0])
-        if layer is env.unwrapped:
-            return found
-        layer = layer.env
+    """Top-level modules of the environment's classes, and of what it and the ones inside hold: a simulator is there."""
+    found, waiting, seen = set(), [env], set[int]()
+    while waiting:
+        layer = waiting.pop()
+        seen.add(id(layer))
+        held = list(vars(layer).values())
+        found |= {kind.__module__.partition(".")[0] for kind in (*type(layer).__mro__, *map(type, held))}
+        waiting += [part for part in held if isinstance(part, gym.Env) and id(part) not in seen]
+    return found
 
 
 def _of_modules(modules: Iterable[str]) -> tuple[str, ...]:

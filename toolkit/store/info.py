@@ -163,7 +163,8 @@ def describe(found: dict[str, Any]) -> str:
     ]
     for what in ("environment", "evaluation"):
         if (spec := found[f"{what}_spec"]) is not None:
-            arguments = ", ".join(f"{name}={value!r}" for name, value in (spec.get("kwargs") or {}).items())
+            kwargs = spec.get("kwargs")
+            arguments = ", ".join(f"{k}={v!r}" for k, v in kwargs.items()) if isinstance(kwargs, dict) else ""
             rows.append([what, f"{spec.get('id')}({arguments})"])
     if found["requirements"]:
         given = [_requirement(text, now) for text, now in found["requirements"].items()]

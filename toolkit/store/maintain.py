@@ -27,7 +27,7 @@ from toolkit.store.validate import Finding, ranges, survey
 from toolkit.store.writer import Writer
 
 AGE = 3600.0  # seconds; what is younger may belong to a writer at work
-_OURS = re.compile(r"(?:[A-Za-z0-9._-]+/){0,9}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
+_OURS = re.compile(r"(?:[A-Za-z0-9 ._-]+/){0,9}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,8 @@ def merge(
     Episodes whose content `into` holds already are left out, so the same call repeated changes nothing. Returns the
     store, the number of episodes copied and the number left out. `profile` is what they are written in: that of
     `into` by default, of the first source if `into` is made. Raises ValueError naming the first difference if
-    schemas differ, StoreError if an episode is damaged; then nothing is committed. The collection settings of the
-    result's environment are kept where all sources agree.
+    schemas differ, StoreError if an episode is damaged; then nothing is committed. The collection settings and specs
+    of the result's environment are kept where all sources agree; its requirements are those of all.
     """
     opened = [item if isinstance(item, ReplayStore) else ReplayStore.open(item) for item in sources]
     if not opened:
@@ -279,7 +279,15 @@ def _common(stores: list[ReplayStore]) -> Schema:
         for name, value in first.environment.items()
         if all(store.schema.environment.get(name) == value for store in stores)
     }
-    return replace(first, environment=shared)
+    same = {
+        name: getattr(first, name)
+        for name in ("environment_spec", "evaluation_spec")
+        if all(getattr(store.schema, name) == getattr(first, name) for store in stores)
+    }
+    needed = tuple(sorted({text for store in stores for text in store.schema.requirements}))
+    return replace(
+        first, environment=shared, **{"environment_spec": None, "evaluation_spec": None, **same}, requirements=needed
+    )
 
 
 def _difference(one: Schema, two: Schema) -> str:
@@ -295,5 +303,8 @@ def _difference(one: Schema, two: Schema) -> str:
     for what in ("discrete", "context_names", "info"):
         if a[what] != b[what]:
             return f"{what} is {b[what]}, expected {a[what]}"
+    ids = [(side["environment_spec"] or {}).get("id") for side in (a, b)]
+    if None not in ids and ids[0] != ids[1]:
+        return f"its environment is {ids[1]!r}, expected {ids[0]!r}"
     suites = [side["environment"].get("suite") for side in (a, b)]
     return f"its suite is {suites[1]!r}, expected {suites[0]!r}" if suites[0] != suites[1] else ""

@@ -7,11 +7,11 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from toolkit.core import Array, Episode, Spec
+from toolkit.core import Array, Episode, Moments, Spec
 from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.backend import Backend, LocalBackend, backend, load_json
@@ -110,6 +110,11 @@ class ReplayStore(Sampled):
     def __len__(self) -> int:
         """Episodes in this store or view."""
         return len(self.episodes)
+
+    @property
+    def chosen(self) -> Array | None:
+        """Positions of this view's episodes in the whole commit (n,); None for all of them."""
+        return self._chosen
 
     @property
     def transitions(self) -> int:
@@ -269,6 +274,7 @@ class ReplayStore(Sampled):
             action_low=limits(schema.action.low, -math.inf),
             action_high=limits(schema.action.high, math.inf),
             horizon=int(lengths.max()),
+            returns=Moments.of(self.episodes["return"][:, None]),
             episodes=len(self),
             transitions=self.transitions,
             obs_resolution=np.asarray(resolution, np.float32),
@@ -302,6 +308,10 @@ class ReplayStore(Sampled):
             fresh = transition_statistics(rows.numpy()[index], final, schema.obs_dim, schema.action_dim)
             total = {k: total[k].merge(v) if total else v for k, v in fresh.items()}
         return total
+
+    def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
+        """See `Sampled`: memory where the whole commit's packed rows fit half of what is available, and so on."""
+        return self._rows.tier(wanted)
 
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
         """The stream of windows behind `sampler`, to be mixed with others'."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,15 +81,20 @@ class Schema:
         their keys are joined with "/". A Box of uint8 with three axes is an image (H, W, C). Actions: Box of any shape,
         Discrete, MultiDiscrete, MultiBinary. What each becomes in a Batch is `Key`'s.
 
-        `roles` maps keys to "observation" (the default), "image" or "goal". `info` maps extra keys to an `InfoKey`, or
-        a shape for float32. `resolution` maps a key of floats (or "action") to its bin width or widths, in packed
-        order; by default 1/256 of a bounded range, 0.01 of an unbounded one and 1 of integers.
+        `roles` maps keys, or groups of them, to "observation" (the default), "image" or "goal". `info` maps extra keys
+        to an `InfoKey`, or a shape for float32. `resolution` maps a key of floats (or "action") to its bin width or
+        widths, in packed order; by default 1/256 of a bounded range, 0.01 of an unbounded one and 1 of integers.
         Raises ValueError naming a space that cannot be stored.
         """
-        named, given, widths = named_spaces(observation), dict(roles or {}), dict(resolution or {})
-        for what, keys, known in (("roles", given, set(named)), ("resolution", widths, {*named, "action"})):
+        named, widths = named_spaces(observation), dict(resolution or {})
+        given: dict[str, str | None] = dict(roles or {})
+        groups = {name.rsplit("/", n)[0] for name in named for n in range(1, name.count("/") + 1)}
+        for what, keys, known in (("roles", given, {*named, *groups}), ("resolution", widths, {*named, "action"})):
             if unknown := sorted(set(keys) - known):
                 raise ValueError(f"{what} name {unknown}, but the keys are {sorted(known)}")
+        for name in named:
+            above = [name.rsplit("/", n)[0] for n in range(1, name.count("/") + 1)]
+            given.setdefault(name, next((given[group] for group in above if group in given), None))
         acting = action_key(action, widths.get("action"))
         seen = tuple(observation_key(k, space, given.get(k), widths.get(k)) for k, space in named.items())
         return cls(
@@ -149,6 +155,14 @@ class Schema:
 
         Raises ValueError if a key is missing or a shape does not fit.
         """
+        names, size = self._vectors
+        if names and isinstance(obs, dict):  # the common case, at every step of an evaluation
+            try:
+                joined = np.concatenate([np.asarray(obs[name], np.float32) for name in names], axis=-1)
+                if joined.shape[-1] == size:
+                    return joined
+            except (KeyError, ValueError):
+                pass  # told below, by name
         found = self._leaves(obs)
         parts = [key.pack(found[key.name]) for key in self.observations if key.role != "image"]
         if not parts:
@@ -156,6 +170,12 @@ class Schema:
             lead = np.shape(found[image.name])[:-3]
             return np.zeros((*lead, 0), np.float32)
         return np.concatenate(parts, axis=-1)
+
+    @cached_property
+    def _vectors(self) -> tuple[list[str], int]:
+        """Names of the keys and O, where every key is a plain vector of numbers; else no names."""
+        plain = all(not key.one_hot and len(key.shape) == 1 and "/" not in key.name for key in self.observations)
+        return [key.name for key in self.observations] if plain else [], self.obs_dim
 
     def pictures(self, obs: Any) -> dict[str, Array]:
         """The images (..., H, W, C) uint8 of observations as the environment gives them. Raises as `flatten` does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ class _Column:
         upto = whole if whole_chunks_only else len(data)
         if upto:
             self.digest.update(self.written, data[:upto])
-        if data.size:
+        if math.prod(self.shape):
             for first in range(0, whole, self.chunk):
                 self._encode(self.written + first, data[first : first + self.chunk])
             if upto > whole:

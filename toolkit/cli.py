@@ -174,6 +174,22 @@ class Report:
 
 
 @dataclass
+class Export:
+    """Write a run's policy as one file that needs nothing of ours: raw observations in, actions out."""
+
+    run_folder: Positional[Path]
+    """Folder of a trained run."""
+    out: Path
+    """The file to write; .pt is TorchScript, .onnx is ONNX."""
+
+    def run(self) -> int:
+        from toolkit.export import export
+
+        print(export(self.run_folder, self.out))
+        return 0
+
+
+@dataclass
 class Learners:
     """List the learners there are: family, paper, what each asks of the data, and the actions it takes."""
 
@@ -317,6 +333,7 @@ def parse(argv: Sequence[str]) -> Command:
         "eval": Eval,
         "plot": Plot,
         "report": Report,
+        "export": Export,
         "learners": Learners,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())

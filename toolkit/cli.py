@@ -128,6 +128,30 @@ class Eval:
 
 
 @dataclass
+class Fqe:
+    """Judge trained runs from their data alone: fitted Q evaluation beside the data's own discounted return."""
+
+    runs: Positional[list[Path]]
+    """Folders of finished runs."""
+    steps: int = 10_000
+    """Updates of the evaluation's critics."""
+    discount: float = 0.99
+    seed: int = 0
+
+    def run(self) -> int:
+        from toolkit.fqe import evaluate_run
+        from toolkit.text import aligned
+
+        rows = [["run", "value", "behaviour", "TD error", "disagreement"]]
+        for folder in self.runs:
+            found = evaluate_run(folder, steps=self.steps, seed=self.seed, discount=self.discount)
+            numbers = (found.policy, found.behaviour, found.td_error, found.disagreement)
+            rows.append([folder.name, *(f"{number:.3f}" for number in numbers)])
+        print(aligned(rows))
+        return 0
+
+
+@dataclass
 class Plot:
     """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
 
@@ -331,6 +355,7 @@ def parse(argv: Sequence[str]) -> Command:
         "data": Data,
         "train": train,
         "eval": Eval,
+        "fqe": Fqe,
         "plot": Plot,
         "report": Report,
         "export": Export,

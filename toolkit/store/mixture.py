@@ -83,7 +83,10 @@ class Mixture(Sampled):
             where = view.backend.name if local is None else os.path.relpath(local.resolve(), path.resolve().parent)
             chosen = None if view.chosen is None else [int(index) for index in view.chosen]
             commit = {"commit": view.commit.number, "commit_digest": view.commit.digest}
-            parts.append({"store": where, **commit, "episodes": chosen, "weight": weight})
+            part = {"store": where, **commit, "episodes": chosen, "weight": weight}
+            if view.labels is not None:
+                part |= {"relabel": view.labels.name, "relabel_digest": view.labels.digest}
+            parts.append(part)
         body = {"kind": KIND, "format": 1, "parts": parts}
         write_json(path, {**body, "digest": digest(body)}, create_only=True)
 
@@ -151,6 +154,10 @@ def open_mixture(path: str | Path) -> Mixture:
             store = ReplayStore.open(where, commit=part["commit"])
             if store.commit.digest != part["commit_digest"]:
                 raise StoreError(f"{path}: {where} has another commit {part['commit']} than the one that was mixed")
+            if (name := part.get("relabel")) is not None:
+                store = store.relabelled(name)
+                if store.labels is None or store.labels.digest != part["relabel_digest"]:
+                    raise StoreError(f"{path}: {where} has another relabel {name!r} than the one that was mixed")
             view = store if part["episodes"] is None else store.view(np.asarray(part["episodes"], np.int64))
             parts.append((view, float(part["weight"])))
     except (FileNotFoundError, StoreError):

@@ -68,7 +68,7 @@ def test_data_of_images_alone_are_refused_unless_they_are_enough(config):
         assert not config.takes_images
         return
     if not config.takes_images:  # it must be one that looks at no observation at all
-        learner.update(toy_batch(spec, window=learner.window))
+        learner.update(toy_batch(spec, window=config.needs.window))
         assert learner.policy(seed=0).act(look(spec, 2, first=True)).shape == (2, spec.action_dim)
 
 

@@ -15,7 +15,7 @@ from toolkit.configure import load_learner, open_data, resolve_device
 from toolkit.core import Array, Learner, Needs, Policy, Step, child_seed
 from toolkit.nets import StackedMLP, adam, descend, generator, polyak
 from toolkit.normalize import Normalizer
-from toolkit.store import ReplayStore
+from toolkit.store import Mixture, ReplayStore
 
 STARTS = 256  # first observations of at most so many episodes are averaged
 
@@ -32,7 +32,7 @@ class Value:
 
 def fitted_value(
     learner: Learner,
-    data: ReplayStore,
+    data: ReplayStore | Mixture,
     *,
     steps: int = 10_000,
     seed: int = 0,
@@ -97,7 +97,7 @@ def fitted_value(
     )
 
 
-def monte_carlo_value(data: ReplayStore, discount: float) -> float:
+def monte_carlo_value(data: ReplayStore | Mixture, discount: float) -> float:
     """Mean over episodes of the discounted sum of their rewards: the behaviour's value, cut where an episode is."""
     totals = []
     for index in range(len(data)):
@@ -113,7 +113,7 @@ def evaluate_run(folder: str | Path, *, steps: int = 10_000, seed: int = 0, disc
     return fitted_value(learner, data, steps=steps, seed=seed, discount=discount, device=resolve_device("auto"))
 
 
-def first_observations(data: ReplayStore, rng: np.random.Generator) -> Array:
+def first_observations(data: ReplayStore | Mixture, rng: np.random.Generator) -> Array:
     """(n, O) float32: the first observations of up to STARTS episodes."""
     chosen = rng.permutation(len(data))[:STARTS]
     return np.stack([data.schema.flatten(data.episode(int(i)).observations())[0] for i in chosen])

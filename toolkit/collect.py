@@ -128,7 +128,7 @@ def rollout(suite: Suite, env: gym.Env, context: Array, behaviour: NamedBehaviou
         columns={
             "behaviour": behaviour.name,
             "context": np.asarray(context, np.float64).tolist(),
-            "task": suite.name,
+            "task": suite.task(context),
             "seed": int(env_seed),
             "success": success,
         },

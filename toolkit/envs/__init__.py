@@ -48,6 +48,8 @@ class Suite(ABC):
     requires: ClassVar[tuple[str, ...]]  # modules to import; `extra` installs them
     extra: ClassVar[str | None] = None
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
+    family: ClassVar[str | None] = None  # shared by the suites of one module, whose names begin with it
+    reference_episodes: ClassVar[int] = 200  # behind each recorded reference
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:
@@ -81,6 +83,14 @@ class Suite(ABC):
         if name == "random":
             return random_policy(self.action_space, rng=rng)
         raise ValueError(f"suite {self.name!r} has no behaviour {name!r}; expected one of {', '.join(self.behaviours)}")
+
+    def task(self, context: Array) -> str:
+        """What an episode in `context` is about, for its column `task`: the suite's name, unless it has many tasks."""
+        return self.name
+
+    def reference(self, split: Split, context: Array) -> Reference:
+        """What normalises a return earned in `context` of `split`; a suite of many tasks has one for each task."""
+        return self.references[split]
 
     @cached_property
     def action_space(self) -> gym.Space:

@@ -97,6 +97,36 @@ class Collect:
 
 
 @dataclass
+class Expert:
+    """Train the expert of a suite that has no script, by PPO. The same command continues one that was stopped."""
+
+    suite: Positional[str]
+    """hopper, halfcheetah, walker2d, ..."""
+    out: Path
+    """The folder of the training; its <suite>.safetensors is what ships in toolkit/envs/weights."""
+    seed: int = 0
+    steps: int | None = None
+    """Environment steps, rounded up to whole rounds; those of the suite's recipe by default."""
+
+    def run(self) -> int:
+        from toolkit.experts import train_expert
+        from toolkit.progress import ProgressLine
+
+        line: ProgressLine | None = None
+
+        def show(done: int, total: int, note: str) -> None:
+            nonlocal line
+            line = line or ProgressLine(f"expert {self.suite}", total)
+            line.update(done, note)
+
+        path = train_expert(self.suite, out=self.out, seed=self.seed, steps=self.steps, progress=show)
+        if line is not None:
+            line.close()
+        print(path)
+        return 0
+
+
+@dataclass
 class Eval:
     """Evaluate trained runs again: mean returns, scores and success by split."""
 
@@ -273,6 +303,7 @@ def parse(argv: Sequence[str]) -> Command:
     commands = {
         "claim": Claim,
         "collect": Collect,
+        "expert": Expert,
         "data": Data,
         "train": train,
         "eval": Eval,

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import gymnasium as gym
 import numpy as np
 
 from toolkit.core import Array, child_seed
-from toolkit.envs import Split, Suite, context_array
+from toolkit.envs import Behaviour, Split, Suite, context_array
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,25 @@ def measure(suite: Suite, split: Split, policy: str, *, episodes: int | None = N
     Raises ValueError for a `policy` that is not one of `suite.behaviours`.
     """
     env = suite.make()
-    returns, successes = [], []
+    played = []
     for index, context in enumerate(suite.contexts(split, episodes or suite.reference_episodes, seed=seed)):
         rng = np.random.default_rng(child_seed(seed, "measure", policy, split, index))
         act = suite.behaviour(policy, context, rng=rng)
-        obs, _ = env.reset(seed=child_seed(seed, "measure", split, index), options={"context": context})
-        total, over, info = 0.0, False, {"success": False}
-        while not over:
-            obs, reward, terminated, truncated, info = env.step(act(obs))
-            total += float(reward)
-            over = terminated or truncated
-        returns.append(total)
-        successes.append(bool(info["success"]))
+        played.append(play(env, act, context, seed=child_seed(seed, "measure", split, index)))
     env.close()
+    returns, successes = zip(*played, strict=True)
     return Measurement(float(np.mean(returns)), float(np.mean(successes)))
+
+
+def play(env: gym.Env, act: Behaviour, context: Array, *, seed: int) -> tuple[float, bool]:
+    """Return and success (of the last step) of one episode."""
+    obs, _ = env.reset(seed=seed, options={"context": context})
+    total, over, success = 0.0, False, False
+    while not over:
+        obs, reward, terminated, truncated, info = env.step(act(obs))
+        total += float(reward)
+        over, success = terminated or truncated, bool(info["success"])
+    return total, success
 
 
 def main(suite: Suite) -> None:

@@ -6,11 +6,10 @@ Without a screen MuJoCo draws through EGL (Debian: libegl1, libgl1-mesa-dri) or,
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
-
-import gymnasium as gym
 
 
 def need_pygame(suite: str) -> None:
@@ -26,20 +25,28 @@ def need_pygame(suite: str) -> None:
         ) from error
 
 
-def choose_opengl() -> None:
-    """Set MUJOCO_GL to egl if nothing is chosen and there is no screen, before MuJoCo looks for one in vain."""
+def need_opengl(suite: str) -> None:
+    """Try the OpenGL that MUJOCO_GL names (egl, if it is unset and there is no screen), before MuJoCo looks for one.
+
+    Raises ImportError saying what this machine needs to draw.
+    """
     screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not screen:
         os.environ.setdefault("MUJOCO_GL", "egl")
-
-
-def check_drawing(env: gym.Env, suite: str) -> None:
-    """Draw once, so that a machine that cannot is found out here. Raises ImportError saying what it needs."""
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen is None:
+        return
     try:
-        env.reset(seed=0)
-        env.render()
+        import mujoco
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            context = importlib.import_module(f"mujoco.{chosen}").GLContext(8, 8)
+            context.make_current()
+        mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100).free()
+        context.free()
     except Exception as error:  # OpenGL's bindings raise whatever they stumble over
         raise ImportError(
-            f"drawing suite {suite!r} failed with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} ({error}); without a "
-            "screen set MUJOCO_GL=egl (Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (libosmesa6)"
+            f"drawing suite {suite!r} failed with MUJOCO_GL={chosen!r} ({error}); without a screen set MUJOCO_GL=egl "
+            "(Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (libosmesa6)"
         ) from error

@@ -36,7 +36,7 @@ from toolkit.core import Array, child_seed
 from toolkit.envs import SPLITS, Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import measure, read_context
 from toolkit.envs._metaworld import MEASURED, ML10, ML45, MT10, MT25, TASKS
-from toolkit.envs._render import check_drawing, choose_opengl
+from toolkit.envs._render import need_opengl
 
 BANDS = 8
 HELD_BACK = (2, 5)
@@ -180,9 +180,9 @@ class MetaWorldEnv(gym.Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 80}
 
     def __init__(self, suite: MetaWorld, *, render: bool = False) -> None:
-        if render:
-            choose_opengl()
         _metaworld(suite.name)
+        if render:
+            need_opengl(suite.name)
         self.suite = suite
         self.render_mode = "rgb_array" if render else None
         self.action_space = suite.action_space
@@ -193,8 +193,6 @@ class MetaWorldEnv(gym.Env):
         self._simulator: Any = None
         self._task = ""
         self._steps = 0
-        if render:
-            check_drawing(self, suite.name)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -37,7 +37,7 @@ from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, contex
 from toolkit.envs import _ogbench_oracle as oracle
 from toolkit.envs._measure import main, read_context
 from toolkit.envs._ogbench_oracle import BUTTON, CENTRE, CUBE, NEAR, OBJECTS, SCALE, Expert, Info, Part
-from toolkit.envs._render import check_drawing, choose_opengl
+from toolkit.envs._render import need_opengl
 
 HELD_BACK = (2, 5)
 """Of 8 bands, or of every 8 sets of presses, those that training never uses."""
@@ -350,11 +350,11 @@ class ArmEnv(gym.Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(self, suite: Arm, *, render: bool = False) -> None:
-        if render:
-            choose_opengl()
         self.suite = suite
         self.render_mode = "rgb_array" if render else None
         self.simulator = _simulator(suite)
+        if render:
+            need_opengl(suite.name)
         self.simulator._visualize_info = render
         self.action_space = suite.action_space
         size = len(self.simulator.compute_observation())
@@ -366,8 +366,6 @@ class ArmEnv(gym.Env):
         )
         self._goal = np.zeros(len(suite.achieved), np.float32)
         self._steps = 0
-        if render:
-            check_drawing(self, suite.name)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -409,9 +407,9 @@ _prototypes: dict[tuple[str, str, str], Any] = {}  # compiling one takes 2 s, co
 
 def _simulator(suite: Arm) -> Any:
     """OGBench's own environment, a copy of one that was made once and reset."""
+    module, name, variant = suite.source
+    base = getattr(_import(suite.name, f"envs.{module}"), name)
     if suite.source not in _prototypes:
-        module, name, variant = suite.source
-        base = getattr(_import(suite.name, f"envs.{module}"), name)
         kind = type(name, (base,), {"action_space": None, "get_step_info": _nothing, "get_reset_info": _nothing})
         made = kind(variant, mode="task", use_oracle_rep=True, width=400, height=400, **suite.settings)
         made.action_space = spaces.Box(-1.0, 1.0, (5,), np.float32)  # its own is a new, unseeded one at every look

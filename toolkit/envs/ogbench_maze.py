@@ -32,7 +32,7 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import main, read_context
-from toolkit.envs._render import check_drawing, choose_opengl
+from toolkit.envs._render import need_opengl
 
 Cell = tuple[int, int]
 
@@ -177,17 +177,15 @@ class OGMazeEnv(gym.Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, suite: OGMaze, *, render: bool = False) -> None:
-        if render:
-            choose_opengl()
         self.suite = suite
         self.render_mode = "rgb_array" if render else None
         self.simulator = _simulator(suite)
+        if render:
+            need_opengl(suite.name)
         self.action_space = suite.action_space
         place = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.observation_space = spaces.Dict({"observation": place, "desired_goal": place})
         self._steps = 0
-        if render:
-            check_drawing(self, suite.name)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -29,7 +29,7 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import main, read_context
-from toolkit.envs._render import check_drawing, choose_opengl
+from toolkit.envs._render import need_opengl
 
 MAZE = (
     "########",
@@ -209,7 +209,7 @@ class PointMazeEnv(gym.Wrapper):
         model = self.get_wrapper_attr("point_env").model
         self.gear, self.damping = model.actuator_gear.copy(), model.dof_damping.copy()
         if render:
-            check_drawing(self, suite.name)
+            need_opengl(suite.name)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -237,8 +237,6 @@ def _kept(obs: dict[str, Array]) -> dict[str, Array]:
 
 def _simulator(max_steps: int, render: bool) -> gym.Env:
     """The environment as Gymnasium-Robotics makes it, imported without its notices about other environments."""
-    if render:
-        choose_opengl()
     level = gym.logger.min_level
     gym.logger.min_level = gym.logger.ERROR
     try:

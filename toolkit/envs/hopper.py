@@ -1,0 +1,31 @@
+"""Suite `hopper`: one leg that hops forwards, Gymnasium's Hopper-v5, 1000 steps of 0.008 s, under varied dynamics.
+
+See toolkit.envs._locomotion for the context and what is held back.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from toolkit.envs import Reference
+from toolkit.envs._locomotion import Locomotion, Range
+from toolkit.envs._measure import main
+from toolkit.envs._trained import Recipe
+
+
+class Hopper(Locomotion):
+    """Hopper-v5; a step is a success if the hopper is up and at least 8 m from its start (1 m/s over the episode)."""
+
+    name = "hopper"
+    gymnasium_id = "Hopper-v5"
+    distance = 8.0
+    shown = (0, 5)
+    noise: ClassVar[Range] = (0.002, 0.01)
+    recipe = Recipe(steps=800_000)
+    references: ClassVar[dict[str, Reference]] = {}
+
+
+SUITE = Hopper()
+
+if __name__ == "__main__":
+    main(SUITE)

@@ -61,7 +61,7 @@ class Collect:
     """Roll out behaviours in many contexts into a store. The same command continues or extends it."""
 
     suite: Positional[str]
-    """pendulum, pointmaze, ..."""
+    """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
     out: Path
     """The store to make, or to continue."""
     episodes: int = 100
@@ -218,6 +218,29 @@ class Learners:
 
 
 @dataclass
+class Suites:
+    """List the suites there are: time limit, numbers in a context, the extra that installs them, what they are."""
+
+    family: Positional[str | None] = None
+    """Only the suites of this family (metaworld, ogbench), or the one of this name."""
+
+    def run(self) -> int:
+        from toolkit import registry
+        from toolkit.text import aligned
+
+        chosen = list(registry.suites().values())
+        if self.family is not None:
+            chosen = registry.families().get(self.family) or [registry.suite(self.family)]
+        rows = [["suite", "steps", "context", "needs", "what it is"]]
+        for suite in chosen:
+            what = (type(suite).__doc__ or "").strip().splitlines()[0]
+            needs = f"[{suite.extra}]" if suite.extra else ""
+            rows.append([suite.name, str(suite.max_steps), str(len(suite.context_names)), needs, what])
+        print(aligned(rows))
+        return 0
+
+
+@dataclass
 class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
@@ -310,6 +333,7 @@ def parse(argv: Sequence[str]) -> Command:
         "plot": Plot,
         "report": Report,
         "learners": Learners,
+        "suites": Suites,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

@@ -42,8 +42,8 @@ BANDS = 8
 HELD_BACK = (2, 5)
 """Bands of a task's chosen range that training never enters."""
 
-IDLE = 50
-"""Simulators kept for the next episode of their task, in a process; each takes 5 to 35 MB."""
+IDLE = 16
+"""Simulators a process keeps for the next episode of their task: making one takes 0.1 s, keeping it 5 to 35 MB."""
 
 
 class MetaWorld(Suite):
@@ -55,7 +55,6 @@ class MetaWorld(Suite):
     max_steps = 300
     reference_episodes = 25
     requires = ("metaworld", "mujoco")
-    extra = "metaworld"
 
     def make(self, *, render: bool = False) -> gym.Env:
         """The arm; observation (39,) float32 is Meta-World's: hand, gripper and objects now, before, and the goal.
@@ -177,7 +176,7 @@ def _reference(task: str, split: str) -> Reference:
 class MetaWorldEnv(gym.Env):
     """Meta-World's tasks behind one environment; see `Suite.make`. A task's simulator is made when first needed."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 80}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  # Gymnasium declares it so
 
     def __init__(self, suite: MetaWorld, *, render: bool = False) -> None:
         _metaworld(suite.name)
@@ -291,7 +290,8 @@ def _metaworld(suite: str) -> tuple[dict[str, Any], dict[str, Any]]:
             from metaworld.policies import ENV_POLICY_MAP
     except ImportError as error:
         raise ImportError(
-            f"suite {suite!r} cannot import {error.name or error}; pip install 'packmule[metaworld]'"
+            f"suite {suite!r} cannot import {error.name or error}; pip install 'metaworld==3.1.1' 'mujoco==3.3.0' (pip "
+            "then says that d3rlpy wants gymnasium 1.0.0, and it works all the same), or make setup, which has both"
         ) from error
     return ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
 
@@ -302,18 +302,18 @@ AXES = ("object x [m]", "object y [m]", "object z [m]", "goal x [m]", "goal y [m
 def _suite(name: str, tasks: tuple[str, ...], *, kept_back: tuple[str, ...] = (), numbered: bool = False) -> Suite:
     """One suite. Each has a class of its own, because what is known of a suite stands on its class."""
     several = len(tasks) > 1
-    last = [kept_back or tasks, "train" if kept_back else "extrapolated"]
-    measured = {"train": [tasks, "train"], "interpolated": [tasks, "interpolated"], "extrapolated": last}
+    measured: dict[str, list[Reference]] = {split: [_reference(task, split) for task in tasks] for split in SPLITS}
+    if kept_back:
+        measured["extrapolated"] = [_reference(task, "train") for task in kept_back]
+    what = f"{len(tasks)} tasks" + (f" and {len(kept_back)} kept back" if kept_back else "") if several else tasks[0]
     facts = {
-        "__doc__": f"Meta-World v3: {' and '.join(tasks)}" if not several else f"{len(tasks)} tasks of Meta-World v3",
+        "__doc__": f"Meta-World v3: {what}.",
         "name": f"metaworld-{name}",
         "tasks": (*tasks, *kept_back),
         "kept_back": len(kept_back),
         "context_names": ("task", *AXES) if several else AXES[: len(TASKS[tasks[0]].low)],
         "roles": {"observation": "observation"} | ({"task": "observation"} if numbered else {}),
-        "references": {
-            split: _mean([_reference(task, of) for task in group]) for split, (group, of) in measured.items()
-        },
+        "references": {split: _mean(references) for split, references in measured.items()},
     }
     return type("MetaWorldSuite", (MetaWorld,), facts)()
 

@@ -347,7 +347,7 @@ def _oracles(suite: str) -> dict[str, Any]:
 class ArmEnv(gym.Env):
     """OGBench's arm whose resets take a context; see `Suite.make`."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  # Gymnasium declares it so
 
     def __init__(self, suite: Arm, *, render: bool = False) -> None:
         self.suite = suite

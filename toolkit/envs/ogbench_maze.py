@@ -174,7 +174,7 @@ def cell_at(xy: Array) -> Cell:
 class OGMazeEnv(gym.Env):
     """OGBench's maze whose resets take a context; see `Suite.make`."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  # Gymnasium declares it so
 
     def __init__(self, suite: OGMaze, *, render: bool = False) -> None:
         self.suite = suite
@@ -196,7 +196,8 @@ class OGMazeEnv(gym.Env):
         start, goal = self.suite.read(context)
         moved = self.np_random.uniform(-UNIT / 4, UNIT / 4, (2, 2))
         simulator = self.simulator
-        type(simulator).__mro__[1].reset(simulator, seed=int(self.np_random.integers(2**31)))  # the point's own reset
+        point: Any = type(simulator).__mro__[1]
+        point.reset(simulator, seed=int(self.np_random.integers(2**31)))  # the maze's own draws a task, unseeded
         simulator.set_goal(goal_xy=centre(goal) + moved[1])
         simulator.set_xy(centre(start) + moved[0])
         self._steps = 0

@@ -104,7 +104,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) ->
     family = registry.learner(config.learner).family
     records = []
     for (split, i), context, seed, outcome in zip(where, all_contexts, seeds, outcomes, strict=True):
-        reference = suite.reference("train" if split == "seen" else split, context)  # type: ignore[arg-type]
+        reference = suite.references["train" if split == "seen" else split]
         records.append(
             Record(
                 run=config.identity,

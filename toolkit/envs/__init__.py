@@ -88,10 +88,6 @@ class Suite(ABC):
         """What an episode in `context` is about, for its column `task`: the suite's name, unless it has many tasks."""
         return self.name
 
-    def reference(self, split: Split, context: Array) -> Reference:
-        """What normalises a return earned in `context` of `split`; a suite of many tasks has one for each task."""
-        return self.references[split]
-
     @cached_property
     def action_space(self) -> gym.Space:
         """The action space of every environment of this suite. The first use makes one to look at it."""

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import warnings
+from typing import Any
 
 
 def need_pygame(suite: str) -> None:
@@ -50,3 +51,13 @@ def need_opengl(suite: str) -> None:
             f"drawing suite {suite!r} failed with MUJOCO_GL={chosen!r} ({error}); without a screen set MUJOCO_GL=egl "
             "(Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (libosmesa6)"
         ) from error
+
+
+def renderer(model: Any, data: Any, **camera: Any) -> Any:
+    """Gymnasium's MuJoCo renderer of 400 x 400 pixels, for simulators that bring one which asks for a screen.
+
+    MuJoCo's own Renderer settles for a screen when `mujoco` is first imported, which may have been long ago.
+    """
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    return MujocoRenderer(model, data, width=400, height=400, **camera)

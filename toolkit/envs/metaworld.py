@@ -10,7 +10,8 @@ of 500 steps mostly adds waiting, before or after.
 **The reward is Meta-World's / 20 - 1.** Meta-World gives 0 to 10 for every step, which pays a policy for waiting
 beside the goal as soon as episodes end there. Here every step costs between a half (next to success) and one (far
 from it), so the return is minus the time to success, within a factor of two, and no failed episode beats one that
-succeeds within 150 steps. Scores are of this return; the success rate stands beside them in every record.
+succeeds within 150 steps. Scores are of this return; the success rate stands beside them in every record. A set's
+references are the means over its tasks, so a score over equally many episodes of each weighs the long ones more.
 
 **A context** is the position of the object and of the goal [m], which Meta-World draws anew in every episode; nothing
 else varies, not even with the reset's seed. In a set the number of the task comes first.
@@ -66,7 +67,9 @@ class MetaWorld(Suite):
         return MetaWorldEnv(self, render=render)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
-        """(n, C) float64, one column for each of `context_names`. In a set, context i is one of task i modulo n."""
+        """(n, C) float64, one column for each of `context_names`. In a set, tasks take turns: n contexts hold all
+        tasks equally often if n is a multiple of their number.
+        """
         check_split(split)
         if not self.several:
             return _positions(self.tasks[0], split, n, seed)
@@ -101,11 +104,6 @@ class MetaWorld(Suite):
     def task(self, context: Array) -> str:
         """The suite of the one task that `context` is about: "metaworld-push"."""
         return f"{self.family}-{self.place(context)[0]}"
-
-    def reference(self, split: Split, context: Array) -> Reference:
-        """Measured on the context's own task; an ml set's held-out tasks are measured on their training contexts."""
-        task, _ = self.place(context)
-        return _reference(task, "train" if self.kept_back and split == "extrapolated" else split)
 
     @cached_property
     def action_space(self) -> gym.Space:
@@ -222,13 +220,13 @@ class MetaWorldEnv(gym.Env):
         return self._seen(obs), float(reward) / 20 - 1, success, truncated, {"success": success}
 
     def render(self) -> Any:
-        """The scene from the corner, (480, 480, 3) uint8."""
-        return self._simulator.render()
+        """The scene from the corner, (480, 480, 3) uint8; Meta-World's camera hangs upside down, the picture does not."""
+        return None if self._simulator is None else np.ascontiguousarray(self._simulator.render()[::-1, ::-1])
 
     def close(self) -> None:
         """Leave the simulator to the next environment that plays its task."""
         if self._simulator is not None:
-            _give_back(self._task, self.render_mode, self._simulator)
+            _give_back(self._task, self._simulator)
         self._simulator, self._task = None, ""
 
     def _seen(self, obs: Array) -> dict[str, Array]:
@@ -238,13 +236,13 @@ class MetaWorldEnv(gym.Env):
         return seen
 
 
-_idle: list[tuple[tuple[str, str | None], Any]] = []  # simulators nobody plays, the longest idle first
+_idle: list[tuple[str, Any]] = []  # task and simulator that nobody plays, the longest idle first
 
 
 def _borrowed(suite: str, task: str, render_mode: str | None) -> Any:
     """An idle simulator of `task`, or a new one. A reset leaves nothing of what it was used for before."""
     for index in reversed(range(len(_idle))):
-        if _idle[index][0] == (task, render_mode):
+        if _idle[index][0] == task and render_mode is None:
             return _idle.pop(index)[1]
     simulators, _ = _metaworld(suite)
     made = simulators[f"{task}-v3"](render_mode=render_mode, camera_name="corner2" if render_mode else None)
@@ -256,8 +254,12 @@ def _borrowed(suite: str, task: str, render_mode: str | None) -> Any:
     return made
 
 
-def _give_back(task: str, render_mode: str | None, simulator: Any) -> None:
-    _idle.append(((task, render_mode), simulator))
+def _give_back(task: str, simulator: Any) -> None:
+    """Keep a simulator for later, but not one that draws: what it holds of OpenGL is freed at once."""
+    if simulator.render_mode is not None:
+        simulator.close()
+        return
+    _idle.append((task, simulator))
     while len(_idle) > IDLE:
         _idle.pop(0)[1].close()
 

@@ -37,7 +37,7 @@ from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, contex
 from toolkit.envs import _ogbench_oracle as oracle
 from toolkit.envs._measure import main, read_context
 from toolkit.envs._ogbench_oracle import BUTTON, CENTRE, CUBE, NEAR, OBJECTS, SCALE, Expert, Info, Part
-from toolkit.envs._render import need_opengl
+from toolkit.envs._render import need_opengl, renderer
 
 HELD_BACK = (2, 5)
 """Of 8 bands, or of every 8 sets of presses, those that training never uses."""
@@ -352,9 +352,10 @@ class ArmEnv(gym.Env):
     def __init__(self, suite: Arm, *, render: bool = False) -> None:
         self.suite = suite
         self.render_mode = "rgb_array" if render else None
-        self.simulator = _simulator(suite)
         if render:
             need_opengl(suite.name)
+        self.simulator = _simulator(suite)
+        self._drawer = renderer(self.simulator._model, self.simulator._data, camera_name="front") if render else None
         self.simulator._visualize_info = render
         self.action_space = suite.action_space
         size = len(self.simulator.compute_observation())
@@ -391,12 +392,14 @@ class ArmEnv(gym.Env):
         return self._seen(obs), float(parts.mean()) - 1.0, bool(success), truncated, {"success": bool(success)}
 
     def render(self) -> Any:
-        """The table from the front, (height, width, 3) uint8."""
-        return self.simulator.render()
+        """The table from the front, (400, 400, 3) uint8."""
+        return None if self._drawer is None else self._drawer.render("rgb_array")
 
     def close(self) -> None:
         """Free what drawing holds."""
-        self.simulator.close()
+        if self._drawer is not None:
+            self._drawer.close()
+            self._drawer = None
 
     def _seen(self, obs: Array) -> dict[str, Array]:
         return {"observation": obs.astype(np.float32), "desired_goal": self._goal.copy()}

@@ -32,7 +32,7 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import main, read_context
-from toolkit.envs._render import need_opengl
+from toolkit.envs._render import need_opengl, renderer
 
 Cell = tuple[int, int]
 
@@ -179,9 +179,12 @@ class OGMazeEnv(gym.Env):
     def __init__(self, suite: OGMaze, *, render: bool = False) -> None:
         self.suite = suite
         self.render_mode = "rgb_array" if render else None
-        self.simulator = _simulator(suite)
         if render:
             need_opengl(suite.name)
+        self.simulator = _simulator(suite)
+        above = {"lookat": self.simulator.custom_camera.lookat, "elevation": -90.0}
+        above["distance"] = self.simulator.custom_camera.distance
+        self._drawer = renderer(self.simulator.model, self.simulator.data, default_cam_config=above) if render else None
         self.action_space = suite.action_space
         place = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.observation_space = spaces.Dict({"observation": place, "desired_goal": place})
@@ -212,15 +215,14 @@ class OGMazeEnv(gym.Env):
         return self._seen(), 0.0 if arrived else -1.0, bool(arrived), truncated, {"success": bool(arrived)}
 
     def render(self) -> Any:
-        """The maze from above, (200, 200, 3) uint8."""
-        return self.simulator.render()
+        """The maze from above, (400, 400, 3) uint8."""
+        return None if self._drawer is None else self._drawer.render("rgb_array")
 
     def close(self) -> None:
-        """Free the simulator's window, if it has one."""
-        if self.simulator.custom_renderer is not None:
-            self.simulator.custom_renderer.close()
-            self.simulator.custom_renderer = None
-        self.simulator.close()
+        """Free what drawing holds."""
+        if self._drawer is not None:
+            self._drawer.close()
+            self._drawer = None
 
     def _seen(self) -> dict[str, Array]:
         return {

@@ -224,7 +224,7 @@ def test_metaworld_references_equal_a_recomputation_for_one_task_and_all_when_as
 def test_metaworld_experts_are_as_good_as_measured_elsewhere():
     success = np.array([[split[3] for split in measured] for measured in MEASURED.values()])
     assert success[:, 0].mean() > 0.95
-    assert success.min() >= 0.5
+    assert success.min() >= 0.6
     assert (np.array([[split[2] for split in measured] for measured in MEASURED.values()]) < 0.9).all()
 
 

@@ -220,7 +220,7 @@ class MetaWorldEnv(gym.Env):
         return self._seen(obs), float(reward) / 20 - 1, success, truncated, {"success": success}
 
     def render(self) -> Any:
-        """The scene from the corner, (480, 480, 3) uint8; Meta-World's camera hangs upside down, the picture does not."""
+        """The scene from the corner, (480, 480, 3) uint8, turned round: Meta-World's camera hangs upside down."""
         return None if self._simulator is None else np.ascontiguousarray(self._simulator.render()[::-1, ::-1])
 
     def close(self) -> None:
@@ -309,6 +309,7 @@ def _suite(name: str, tasks: tuple[str, ...], *, kept_back: tuple[str, ...] = ()
         measured["extrapolated"] = [_reference(task, "train") for task in kept_back]
     what = f"{len(tasks)} tasks" + (f" and {len(kept_back)} kept back" if kept_back else "") if several else tasks[0]
     facts = {
+        "__module__": __name__,
         "__doc__": f"Meta-World v3: {what}.",
         "name": f"metaworld-{name}",
         "tasks": (*tasks, *kept_back),

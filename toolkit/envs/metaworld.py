@@ -27,7 +27,7 @@ from __future__ import annotations
 import sys
 import warnings
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -35,16 +35,13 @@ from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
 from toolkit.envs import SPLITS, Behaviour, Reference, Split, Suite, check_split, context_array
-from toolkit.envs._measure import measure, read_context
+from toolkit.envs._measure import measure
 from toolkit.envs._metaworld import MEASURED, ML10, ML45, MT10, MT25, TASKS
-from toolkit.envs._render import need_opengl
+from toolkit.envs._metaworld_env import MetaWorldEnv, load
 
 BANDS = 8
 HELD_BACK = (2, 5)
 """Bands of a task's chosen range that training never enters."""
-
-IDLE = 16
-"""Simulators a process keeps for the next episode of their task: making one takes 0.1 s, keeping it 5 to 35 MB."""
 
 
 class MetaWorld(Suite):
@@ -67,25 +64,29 @@ class MetaWorld(Suite):
         return MetaWorldEnv(self, render=render)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
-        """(n, C) float64, one column for each of `context_names`. In a set, tasks take turns: n contexts hold all
-        tasks equally often if n is a multiple of their number.
+        """(n, C) float64, one column for each of `context_names`.
+
+        In a set tasks take turns, beginning with one drawn by `seed`: all are equally frequent if n is a multiple of
+        their number.
         """
         check_split(split)
         if not self.several:
             return _positions(self.tasks[0], split, n, seed)
-        first, last = self._numbers(split)
+        trained = len(self.tasks) - self.kept_back
+        held = bool(self.kept_back) and split == "extrapolated"
+        numbers = np.arange(trained, len(self.tasks)) if held else np.arange(trained)
+        numbers = np.roll(numbers, child_seed(seed, self.name, split) % len(numbers))
         out = np.zeros((n, len(self.context_names)))
-        part: Split = "train" if self.kept_back and split == "extrapolated" else split
-        for number in range(first, last):
-            rows = out[number - first :: last - first]
-            vectors = _positions(self.tasks[number], part, len(rows), seed)
+        for turn, number in enumerate(numbers):
+            rows = out[turn :: len(numbers)]
+            vectors = _positions(self.tasks[number], "train" if held else split, len(rows), seed)
             rows[:, 0], rows[:, 1 : 1 + vectors.shape[1]] = number, vectors
         return out
 
     def expert(self, context: Array, *, rng: np.random.Generator) -> Behaviour:
         """Meta-World's scripted policy for the context's task, clipped to the action limits; it draws nothing."""
         task, _ = self.place(context)
-        _, policies = _metaworld(self.name)
+        _, policies = load(self.name)
         act = policies[f"{task}-v3"]().get_action
 
         def behaviour(obs: dict[str, Array]) -> Array:
@@ -130,11 +131,6 @@ class MetaWorld(Suite):
             raise ValueError(f"task {task!r} has {size} numbers; expected zeros after them, got {numbers[1:].tolist()}")
         return task, numbers[1 : 1 + size]
 
-    def _numbers(self, split: str) -> tuple[int, int]:
-        """The first task of a split, and the one after its last."""
-        trained = len(self.tasks) - self.kept_back
-        return (trained, len(self.tasks)) if self.kept_back and split == "extrapolated" else (0, trained)
-
 
 def _positions(task: str, split: str, n: int, seed: int) -> Array:
     """The first n positions (n, 3 or 6) float64 of one task; alone and in every set they are the same."""
@@ -171,137 +167,10 @@ def _reference(task: str, split: str) -> Reference:
     return Reference(random=random, expert=expert)
 
 
-class MetaWorldEnv(gym.Env):
-    """Meta-World's tasks behind one environment; see `Suite.make`. A task's simulator is made when first needed."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012  # Gymnasium declares it so
-
-    def __init__(self, suite: MetaWorld, *, render: bool = False) -> None:
-        _metaworld(suite.name)
-        if render:
-            need_opengl(suite.name)
-        self.suite = suite
-        self.render_mode = "rgb_array" if render else None
-        self.action_space = suite.action_space
-        parts: dict[str, gym.Space] = {"observation": spaces.Box(-np.inf, np.inf, (39,), np.float32)}
-        if "task" in suite.roles:
-            parts["task"] = spaces.Box(0.0, 1.0, (len(suite.tasks),), np.float32)
-        self.observation_space = spaces.Dict(parts)
-        self._simulator: Any = None
-        self._task = ""
-        self._steps = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Start in options["context"]; without it, in a training context drawn by `seed`.
-
-        Raises ValueError for a context that does not fit, or whose object and goal are too near for Meta-World.
-        """
-        super().reset(seed=seed)
-        context = read_context(self.suite, options, seed=seed, np_random=self.np_random)
-        task, positions = self.suite.place(context)
-        if task != self._task:
-            self.close()
-            self._simulator, self._task = _borrowed(self.suite.name, task, self.render_mode), task
-        self._simulator._get_state_rand_vec = _given(task, positions)
-        obs, _ = self._simulator.reset()
-        self._steps = 0
-        return self._seen(obs), {"success": False}
-
-    def step(self, action: Any) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
-        """One step of 12.5 ms; terminated with info["success"] at the first success, truncated at the limit."""
-        if self._simulator is None:
-            raise gym.error.ResetNeeded("step before the first reset")
-        obs, reward, _, _, info = self._simulator.step(np.asarray(action, np.float32))
-        self._steps += 1
-        success = bool(info["success"])
-        truncated = self._steps >= self.suite.max_steps and not success
-        return self._seen(obs), float(reward) / 20 - 1, success, truncated, {"success": success}
-
-    def render(self) -> Any:
-        """The scene from the corner, (480, 480, 3) uint8, turned round: Meta-World's camera hangs upside down."""
-        return None if self._simulator is None else np.ascontiguousarray(self._simulator.render()[::-1, ::-1])
-
-    def close(self) -> None:
-        """Leave the simulator to the next environment that plays its task."""
-        if self._simulator is not None:
-            _give_back(self._task, self._simulator)
-        self._simulator, self._task = None, ""
-
-    def _seen(self, obs: Array) -> dict[str, Array]:
-        seen = {"observation": obs.astype(np.float32)}
-        if "task" in self.suite.roles:
-            seen["task"] = np.eye(len(self.suite.tasks), dtype=np.float32)[self.suite.tasks.index(self._task)]
-        return seen
-
-
-_idle: list[tuple[str, Any]] = []  # task and simulator that nobody plays, the longest idle first
-
-
-def _borrowed(suite: str, task: str, render_mode: str | None) -> Any:
-    """An idle simulator of `task`, or a new one. A reset leaves nothing of what it was used for before."""
-    for index in reversed(range(len(_idle))):
-        if _idle[index][0] == task and render_mode is None:
-            return _idle.pop(index)[1]
-    simulators, _ = _metaworld(suite)
-    made = simulators[f"{task}-v3"](render_mode=render_mode, camera_name="corner2" if render_mode else None)
-    made._partially_observable = False  # it shows its goal, also one outside the box it would clip observations to
-    made.goal_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
-    made.__dict__.pop("sawyer_observation_space", None)
-    made._set_task_called = True
-    made.max_path_length = sys.maxsize
-    return made
-
-
-def _give_back(task: str, simulator: Any) -> None:
-    """Keep a simulator for later, but not one that draws: what it holds of OpenGL is freed at once."""
-    if simulator.render_mode is not None:
-        simulator.close()
-        return
-    _idle.append((task, simulator))
-    while len(_idle) > IDLE:
-        _idle.pop(0)[1].close()
-
-
-def _given(task: str, positions: Array) -> Any:
-    """What Meta-World draws in a reset: `positions`, once for each of the two times it places everything.
-
-    It would draw for ever while an object is too near its goal; the third time is therefore an error.
-    """
-    left = [positions.copy(), positions.copy()]
-
-    def draw() -> Array:
-        if not left:
-            raise ValueError(
-                f"object and goal at {positions.tolist()} are nearer than task {task!r} allows; "
-                f"expected at least {TASKS[task].apart} m apart in x and y"
-            )
-        return left.pop()
-
-    return draw
-
-
-def _metaworld(suite: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Meta-World's environments and its policies, by name. Raises ImportError saying what to install."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import mujoco  # noqa: F401
-            from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-            from metaworld.policies import ENV_POLICY_MAP
-    except ImportError as error:
-        raise ImportError(
-            f"suite {suite!r} cannot import {error.name or error}; pip install 'metaworld==3.1.1' 'mujoco==3.3.0' (pip "
-            "then says that d3rlpy wants gymnasium 1.0.0, and it works all the same), or make setup, which has both"
-        ) from error
-    return ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
-
-
 AXES = ("object x [m]", "object y [m]", "object z [m]", "goal x [m]", "goal y [m]", "goal z [m]")
 
 
-def _suite(name: str, tasks: tuple[str, ...], *, kept_back: tuple[str, ...] = (), numbered: bool = False) -> Suite:
+def _suite(name: str, tasks: tuple[str, ...], *, kept_back: tuple[str, ...] = (), numbered: bool = False) -> MetaWorld:
     """One suite. Each has a class of its own, because what is known of a suite stands on its class."""
     several = len(tasks) > 1
     measured: dict[str, list[Reference]] = {split: [_reference(task, split) for task in tasks] for split in SPLITS}
@@ -318,7 +187,8 @@ def _suite(name: str, tasks: tuple[str, ...], *, kept_back: tuple[str, ...] = ()
         "roles": {"observation": "observation"} | ({"task": "observation"} if numbered else {}),
         "references": {split: _mean(references) for split, references in measured.items()},
     }
-    return type("MetaWorldSuite", (MetaWorld,), facts)()
+    made: MetaWorld = type("MetaWorldSuite", (MetaWorld,), facts)()
+    return made
 
 
 def _mean(references: list[Reference]) -> Reference:
@@ -328,7 +198,7 @@ def _mean(references: list[Reference]) -> Reference:
     )
 
 
-SUITES: tuple[Suite, ...] = (
+SUITES: tuple[MetaWorld, ...] = (
     *(_suite(task, (task,)) for task in TASKS),
     _suite("mt10", MT10, numbered=True),
     _suite("mt25", MT25, numbered=True),
@@ -339,20 +209,15 @@ SUITES: tuple[Suite, ...] = (
 
 
 def main(names: list[str]) -> None:
-    """Print the lines of MEASURED in `_metaworld.py` for single tasks, by suite name; all without a name."""
-    single = {suite.name: suite for suite in SUITES if isinstance(suite, MetaWorld) and not suite.several}
+    """Print the lines of MEASURED in `_metaworld.py` for the suites named, of one task each; for all without a name."""
+    single = {suite.name: suite for suite in SUITES if not suite.several}
     for name in names or single:
-        suite = single[name]
         columns = []
         for split in ("train", "interpolated", "extrapolated"):
-            random, expert = (measure(suite, split, policy) for policy in ("random", "expert"))
-            columns.append(
-                f"({random.mean_return:.4f}, {expert.mean_return:.4f}, {random.success:g}, {expert.success:g})"
-            )
-        print(
-            f'    "{suite.tasks[0]}": (\n' + "".join(f"        {column},\n" for column in columns) + "    ),",
-            flush=True,
-        )
+            random, expert = (measure(single[name], split, policy) for policy in ("random", "expert"))
+            means, success = (random.mean_return, expert.mean_return), (random.success, expert.success)
+            columns.append(f"({means[0]:.2f}, {means[1]:.2f}, {success[0]:g}, {success[1]:g})")
+        print(f'    "{single[name].tasks[0]}": ({", ".join(columns)}),', flush=True)
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ class Large(OGMaze):
     }
 
 
-SUITES: tuple[Suite, ...] = (Medium(), Large())
+SUITES: tuple[OGMaze, ...] = (Medium(), Large())
 
 if __name__ == "__main__":
     for each in SUITES:

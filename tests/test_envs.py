@@ -13,6 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from toolkit import registry
+from toolkit.collect import collect
 from toolkit.core import Array
 from toolkit.envs import (
     SPLITS,
@@ -27,6 +28,8 @@ from toolkit.envs import (
     reacher,
 )
 from toolkit.envs._locomotion import BANDS, HELD_BACK, Locomotion
+from toolkit.records import load
+from toolkit.train import train
 
 
 def module_of(suite: Suite):
@@ -238,6 +241,17 @@ def test_a_suite_that_is_not_installed_says_what_to_install(suite, monkeypatch):
             suite.make()
 
 
+@pytest.mark.parametrize("suite", [cartpole.SUITE, reacher.SUITE], ids=["cartpole", "reacher"])
+def test_drawing_is_silent(suite):
+    drawing(suite).close()
+    program = (
+        f"from toolkit import registry\nenv = registry.suite({suite.name!r}).make(render=True)\n"
+        "env.reset(seed=0)\nenv.render()\nenv.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("suite", [cartpole.SUITE, pendulum.SUITE], ids=["cartpole", "pendulum"])
 def test_drawing_without_pygame_says_what_to_install(suite, monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
@@ -406,6 +420,23 @@ def test_cartpole_starts_exactly_where_its_context_says_and_ends_when_the_pole_f
         env.reset(seed=0, options={"context": [0, 0, 0.3, 0, 0.5, 0.1, 10, 10]})
     with pytest.raises(ValueError, match="force 0 do not fit"):
         env.reset(seed=0, options={"context": [0, 0, 0, 0, 0.5, 0.1, 10, 0]})
+
+
+def test_discrete_cartpole_data_trains_a_learner_or_is_refused_by_it_clearly(tmp_path):
+    store = collect("cartpole", out=tmp_path / "store", episodes=6, contexts=3, coverage=0.3, seed=0)
+    assert store.schema.discrete
+    assert store.spec.action_dim == 2
+    served = set()
+    for name in (name for name in registry.learners() if not name.startswith("d3rlpy-")):  # presets of one adapter
+        try:
+            folder = train(name, store=store.path, steps=2, batch_size=16, episodes=1, out=tmp_path / "runs")
+        except ValueError as error:
+            assert "discrete" in str(error) or "continuous" in str(error), name
+        else:
+            served.add(name)
+            assert {record.suite for record in load(folder)} == {"cartpole"}
+    assert "bc" in served
+    assert len(list((tmp_path / "runs").iterdir())) == len(served)
 
 
 def test_reacher_splits_are_disjoint_in_direction_or_outside_in_radius_and_dynamics():

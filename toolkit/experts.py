@@ -56,9 +56,10 @@ def train_expert(
 ) -> Path:
     """Train the suite's expert in the folder `out` and return the file of weights, `out`/<suite>.safetensors.
 
-    `steps` environment steps instead of the recipe's, rounded up to whole rounds. The same arguments continue a
-    training that was stopped; on one machine with the same versions the result is the same bit for bit, stopped or
-    not. The best round by return becomes "expert"; "medium" is the earlier one nearest to halfway from random.
+    `steps` environment steps instead of the recipe's, rounded up to whole rounds; the learning rate falls as the
+    recipe says. The same arguments continue a training that was stopped, more steps extend it; on one machine with
+    the same versions the file is the same bit for bit, stopped or not. The best round by return becomes "expert";
+    "medium" is the one before it that is nearest to halfway from random.
 
     Raises ValueError, before anything is written, for a suite without a recipe, numbers that do not fit, or a folder
     of another training; ImportError without Stable-Baselines3; BlockingIOError if another process trains there.
@@ -76,17 +77,17 @@ def train_expert(
         raise ValueError(f"steps must be at least 1, got {wanted}")
     _library()
     suite.make().close()
-    rounds = -(-wanted // _round_steps(suite.recipe))
-    config = {"suite": suite_name, "seed": seed, "rounds": rounds, "recipe": recipe_json(suite.recipe)}
+    each = round_steps(suite.recipe)
+    rounds = -(-wanted // each)
+    config = {"suite": suite_name, "seed": seed, "recipe": recipe_json(suite.recipe), "versions": _versions()}
     _claim_folder(out, config)
     with only_one(out):
-        done = _rounds(out)
-        if len(done) < rounds:
-            for latest in _train(suite, out, done, rounds, seed):
-                if progress is not None:
-                    note = f"return {latest.mean_return:.0f}, success {latest.success:.2f}"
-                    progress(latest.steps, rounds * _round_steps(suite.recipe), note)
-        return _choose(suite, out, config)
+        for latest in _train(suite, out, rounds, seed):
+            if progress is not None:
+                note = f"return {latest.mean_return:.0f}, success {latest.success:.2f}"
+                progress(latest.steps, rounds * each, note)
+        command = f"packmule expert {suite_name} --seed {seed} --steps {rounds * each}"
+        return _choose(suite, out, _rounds(out)[:rounds], {"command": command, **config})
 
 
 def _claim_folder(out: Path, config: dict[str, Any]) -> None:
@@ -94,39 +95,50 @@ def _claim_folder(out: Path, config: dict[str, Any]) -> None:
     path = out / "config.json"
     if path.exists():
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); give another --out") from error
-        if found != config:
+        differing = sorted(key for key in config.keys() | found.keys() if config.get(key) != found.get(key))
+        if differing:
+            theirs, ours = ({key: one.get(key) for key in differing} for one in (found, config))
             raise ValueError(
-                f"{out} holds the training {found}, not {config}: give the same flags to continue, or another --out"
+                f"{out} holds a training with {theirs}, not {ours}: give the same flags to continue, or another --out"
             )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty and no training; give another --out")
-    (out / "actors").mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps(config, indent=1))
+    elif out.exists() and any(entry.name != "config.json.partial" for entry in out.iterdir()):
+        raise ValueError(f"{out} is not empty, and no training of an expert; give another --out")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        _replace(path, json.dumps(config, indent=1))
 
 
-def _train(suite: TrainedSuite, out: Path, done: list[Round], rounds: int, seed: int) -> Iterator[Round]:
-    """Carry out the rounds that are missing."""
+def _train(suite: TrainedSuite, out: Path, rounds: int, seed: int) -> Iterator[Round]:
+    """Carry out those of the first `rounds` that are missing."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(1)  # the networks are too small to share
+    (out / "actors").mkdir(exist_ok=True)
+    done = _rounds(out)
+    each = round_steps(suite.recipe)
     for index in range(len(done), rounds):
         began = time.monotonic()
-        state = load_file(_state_path(out, index - 1)) if index else {}
-        state, actor = _round(suite, state, index / rounds, child_seed(seed, "round", index) % 2**31)
+        try:
+            state = load_file(_state_path(out, index - 1)) if index else {}
+        except SafetensorError as error:
+            raise ValueError(f"{_state_path(out, index - 1)} is damaged ({error}); train in another --out") from error
+        elapsed = min(index / -(-suite.recipe.steps // each), 1.0)
+        state, actor = _round(suite, state, elapsed, child_seed(seed, "round", index) % 2**31)
         mean_return, success = score(suite, actor, seed=child_seed(seed, "score"))
         write_actors(_actor_path(out, index), {"actor": actor}, {"round": index})
         partial = out / "state.partial"
         save_file(state, partial)
         partial.replace(_state_path(out, index))
-        steps = (index + 1) * _round_steps(suite.recipe)
-        done.append(Round(index, steps, mean_return, success, round(time.monotonic() - began, 1)))
+        done.append(Round(index, (index + 1) * each, mean_return, success, round(time.monotonic() - began, 1)))
         _replace(out / "rounds.jsonl", "".join(json.dumps(vars(one)) + "\n" for one in done))
-        _state_path(out, index - 1).unlink(missing_ok=True)
+        for old in out.glob("state-*.safetensors"):
+            if old != _state_path(out, index):
+                old.unlink()
         yield done[-1]
 
 
@@ -166,7 +178,7 @@ def _round(suite: TrainedSuite, state: dict[str, Any], elapsed: float, seed: int
     )
     if state:
         _restore(model, envs, state)
-    model.learn(_round_steps(recipe))
+    model.learn(round_steps(recipe))
     saved, actor = _state_of(model, envs), _actor_of(model, envs)
     envs.close()
     return saved, actor
@@ -234,36 +246,31 @@ def score(suite: TrainedSuite, actor: Actor, *, seed: int, episodes: int = SCORE
     return float(np.mean(returns)), float(np.mean(successes))
 
 
-def _choose(suite: TrainedSuite, out: Path, config: dict[str, Any]) -> Path:
+def _choose(suite: TrainedSuite, out: Path, done: list[Round], about: dict[str, Any]) -> Path:
     """Pick the rounds that become "expert" and "medium", measure them, and write the file of weights."""
     path = out / f"{suite.name}.safetensors"
-    if path.exists():
-        read_actors(path)
+    if path.exists() and read_actors(path)[1].get("command") == about["command"]:
         return path
-    done = _rounds(out)
     best = max(done, key=lambda one: one.mean_return)
     random = measure(suite, "train", "random", episodes=SCORED).mean_return
     target = random + HALF * (best.mean_return - random)
     medium = min(done[: best.index] or [best], key=lambda one: abs(one.mean_return - target))
-    actors, about = {}, {**config, "command": _command(config, suite), "versions": _versions()}
+    actors, about = {}, dict(about)
     for name, chosen in (("expert", best), ("medium", medium)):
         actors[name] = read_actors(_actor_path(out, chosen.index))[0]["actor"]
-        mean_return, success = score(suite, actors[name], seed=child_seed(config["seed"], "final"), episodes=MEASURED)
+        seed = child_seed(about["seed"], "final")
+        mean_return, success = score(suite, actors[name], seed=seed, episodes=MEASURED)
         about[name] = {"steps": chosen.steps, "return": mean_return, "success": success, "episodes": MEASURED}
     write_actors(path, actors, about)
     return path
-
-
-def _command(config: dict[str, Any], suite: TrainedSuite) -> str:
-    steps = config["rounds"] * _round_steps(suite.recipe)
-    return f"packmule expert {config['suite']} --seed {config['seed']} --steps {steps}"
 
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("stable-baselines3", "torch", "gymnasium", "mujoco", "numpy")}
 
 
-def _round_steps(recipe: Recipe) -> int:
+def round_steps(recipe: Recipe) -> int:
+    """Environment steps in a round."""
     return ROLLOUTS * recipe.envs * recipe.n_steps
 
 
@@ -273,7 +280,10 @@ def _rounds(out: Path) -> list[Round]:
     if not path.exists():
         return []
     try:
-        return [Round(**json.loads(line)) for line in path.read_text().splitlines()]
+        done = [Round(**json.loads(line)) for line in path.read_text().splitlines()]
+        if [one.index for one in done] != list(range(len(done))):
+            raise ValueError("rounds are missing")
+        return done
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); give another --out and train again") from error
 

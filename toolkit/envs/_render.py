@@ -16,6 +16,8 @@ from typing import Any
 def need_pygame(suite: str) -> None:
     """Import pygame without its greeting and notices, or raise ImportError saying what to install."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if not _screen():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -31,8 +33,7 @@ def need_opengl(suite: str) -> None:
 
     Raises ImportError saying what this machine needs to draw.
     """
-    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if not screen:
+    if not _screen():
         os.environ.setdefault("MUJOCO_GL", "egl")
     chosen = os.environ.get("MUJOCO_GL")
     if chosen is None:
@@ -51,6 +52,10 @@ def need_opengl(suite: str) -> None:
             f"drawing suite {suite!r} failed with MUJOCO_GL={chosen!r} ({error}); without a screen set MUJOCO_GL=egl "
             "(Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (libosmesa6)"
         ) from error
+
+
+def _screen() -> bool:
+    return bool(sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def renderer(model: Any, data: Any, **camera: Any) -> Any:

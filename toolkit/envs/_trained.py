@@ -137,7 +137,12 @@ class TrainedSuite(Suite):
     @cached_property
     def actors(self) -> dict[str, Actor]:
         """Behaviour -> actor. Raises FileNotFoundError or ValueError if the file is missing or damaged."""
-        return read_actors(self.weights)[0]
+        if not self.weights.exists():
+            raise FileNotFoundError(f"{self.weights} is missing; packmule expert {self.name} --out DIR makes one")
+        actors, _ = read_actors(self.weights)
+        if missing := {"expert", "medium"} - set(actors):
+            raise ValueError(f"{self.weights} has no actor {', '.join(sorted(missing))}; packmule expert makes both")
+        return actors
 
     def expert(self, context: Array, *, rng: np.random.Generator) -> Behaviour:
         """The trained expert; it draws nothing."""

@@ -219,7 +219,7 @@ class Learners:
 
 @dataclass
 class Suites:
-    """List the suites there are: time limit, numbers in a context, the extra that installs them, what they are."""
+    """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
 
     family: Positional[str | None] = None
     """Only the suites of this family (metaworld, ogbench), or the one of this name."""
@@ -234,7 +234,7 @@ class Suites:
         rows = [["suite", "steps", "context", "needs", "what it is"]]
         for suite in chosen:
             what = (type(suite).__doc__ or "").strip().splitlines()[0]
-            needs = f"[{suite.extra}]" if suite.extra else ""
+            needs = f"[{suite.extra}]" if suite.extra else ", ".join(suite.requires)
             rows.append([suite.name, str(suite.max_steps), str(len(suite.context_names)), needs, what])
         print(aligned(rows))
         return 0

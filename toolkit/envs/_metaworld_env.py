@@ -64,7 +64,7 @@ class MetaWorldEnv(gym.Env):
         """One step of 12.5 ms; terminated with info["success"] at the first success, truncated at the limit."""
         if self._simulator is None:
             raise gym.error.ResetNeeded("step before the first reset")
-        obs, reward, _, _, info = self._simulator.step(np.asarray(action, np.float32))
+        obs, reward, _, _, info = self._simulator.step(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
         self._steps += 1
         success = bool(info["success"])
         truncated = self._steps >= self.suite.max_steps and not success

@@ -92,7 +92,7 @@ class ArmEnv(gym.Env):
         if render:
             need_opengl(suite.name)
         self.simulator = _simulator(suite)
-        self._drawer = renderer(self.simulator._model, self.simulator._data, camera_name="front") if render else None
+        self._renderer = renderer(self.simulator._model, self.simulator._data, camera_name="front") if render else None
         self.simulator._visualize_info = render
         self.action_space = suite.action_space
         size = len(self.simulator.compute_observation())
@@ -130,13 +130,13 @@ class ArmEnv(gym.Env):
 
     def render(self) -> Any:
         """The table from the front, (400, 400, 3) uint8."""
-        return None if self._drawer is None else self._drawer.render("rgb_array")
+        return None if self._renderer is None else self._renderer.render("rgb_array")
 
     def close(self) -> None:
         """Free what drawing holds."""
-        if self._drawer is not None:
-            self._drawer.close()
-            self._drawer = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _seen(self, obs: Array) -> dict[str, Array]:
         return {"observation": obs.astype(np.float32), "desired_goal": self._goal.copy()}
@@ -158,18 +158,14 @@ def _simulator(suite: Arm) -> Any:
         _prototypes[suite.source] = made
     prototype = _prototypes[suite.source]
     shared = [prototype._mjcf_model, *prototype._arm_jnts, *prototype._arm_acts]
-    shared += [*prototype._gripper_jnts, *prototype._gripper_acts, *_elements(vars(prototype))]
-    return copy.deepcopy(prototype, {id(one): one for one in shared})
+    shared += [*prototype._gripper_jnts, *prototype._gripper_acts]
+    shared += [value for name, value in vars(prototype).items() if name.endswith("_geoms_list")]
+    return copy.deepcopy(prototype, {id(one): one for one in shared})  # all but the XML it was made from
 
 
 def _nothing(simulator: Any) -> dict[str, Any]:
-    """OGBench repeats in `info` what the observation says already, which takes a third of a step's time."""
+    """Nothing: OGBench works out all it observes a second time for `info`, which nobody reads here."""
     return {}
-
-
-def _elements(values: dict[str, Any]) -> list[Any]:
-    """The lists of geoms in a simulator's attributes: they name parts of the XML, and copies share it."""
-    return [values[name] for name in values if name.endswith("_geoms_list")]
 
 
 def _import(suite: str, module: str) -> Any:
@@ -179,6 +175,7 @@ def _import(suite: str, module: str) -> Any:
             warnings.simplefilter("ignore")
             import dm_control  # noqa: F401
             import mujoco  # noqa: F401
+            import ogbench  # noqa: F401
 
             return importlib.import_module(f"ogbench.manipspace.{module}")
     except ImportError as error:

@@ -184,7 +184,9 @@ class OGMazeEnv(gym.Env):
         self.simulator = _simulator(suite)
         above = {"lookat": self.simulator.custom_camera.lookat, "elevation": -90.0}
         above["distance"] = self.simulator.custom_camera.distance
-        self._drawer = renderer(self.simulator.model, self.simulator.data, default_cam_config=above) if render else None
+        self._renderer = (
+            renderer(self.simulator.model, self.simulator.data, default_cam_config=above) if render else None
+        )
         self.action_space = suite.action_space
         place = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.observation_space = spaces.Dict({"observation": place, "desired_goal": place})
@@ -216,13 +218,13 @@ class OGMazeEnv(gym.Env):
 
     def render(self) -> Any:
         """The maze from above, (400, 400, 3) uint8."""
-        return None if self._drawer is None else self._drawer.render("rgb_array")
+        return None if self._renderer is None else self._renderer.render("rgb_array")
 
     def close(self) -> None:
         """Free what drawing holds."""
-        if self._drawer is not None:
-            self._drawer.close()
-            self._drawer = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _seen(self) -> dict[str, Array]:
         return {

@@ -48,7 +48,7 @@ class Suite(ABC):
     requires: ClassVar[tuple[str, ...]]  # modules to import; `extra` installs them
     extra: ClassVar[str | None] = None
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
-    family: ClassVar[str | None] = None  # shared by the suites of one module, whose names begin with it
+    family: ClassVar[str | None] = None  # shared by suites whose names begin with it
     reference_episodes: ClassVar[int] = 200  # behind each recorded reference
 
     @abstractmethod

@@ -216,3 +216,22 @@ def test_collect_stops_at_a_signal_commits_and_continues_to_the_same_episodes(st
     n = min(len(found), len(known))
     assert n > 0
     assert (found.episodes["uid"][:n] == known.episodes["uid"][:n]).all()
+
+
+def test_learners_says_what_each_asks_of_the_data_and_its_defaults(capsys):
+    code, out, _ = call("learners", capsys=capsys)
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "2305.09836" in lines["rebrac"]
+    assert "next action" in lines["rebrac"]
+    assert "continuous, discrete" in lines["bc"]
+    code, out, _ = call("learners", "--json", capsys=capsys)
+    found = {entry["learner"]: entry for entry in map(json.loads, out.splitlines())}
+    assert found["dt"]["needs"]["window"] == found["dt"]["defaults"]["context"] == 20
+    assert found["filtered-bc"]["asks"] == ["reward", "best 10% of episodes"]
+    code, out, _ = call("learners", "iql", capsys=capsys)
+    assert "expectile" in out
+    assert "cql" not in out
+    code, _, err = call("learners", "iqll", capsys=capsys)
+    assert code == 2
+    assert "did you mean 'iql" in err

@@ -152,7 +152,7 @@ def test_names_cannot_leave_the_store(make_store, name):
 
 def test_a_segment_id_that_is_a_path_is_refused(make_store):
     store = make_store([5])
-    path = layout.commit_path(store.path, 1)
+    path = store.path / layout.commit_key(1)
     body = json.loads(path.read_text())
     body.pop("digest")
     body["segments"][0]["id"] = "../../elsewhere"
@@ -238,7 +238,9 @@ def test_a_deleted_chunk_is_an_error(make_store):
     chunk = next((store.path / "segments").rglob("reward/c/0"))
     chunk.unlink()
     with pytest.raises(StoreError, match="reward"):
-        _ = ReplayStore.open(store.path).spec
+        ReplayStore.open(store.path).sampler(seed=0)
+    with pytest.raises(StoreError, match="reward"):
+        _ = ReplayStore.open(store.path).view(np.array([0])).spec
 
 
 def test_foreign_missing_and_newer_stores_are_refused_clearly(tmp_path, schema):

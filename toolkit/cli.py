@@ -6,6 +6,7 @@ reader of its output went away.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -58,41 +59,68 @@ class Claim:
 
 @dataclass
 class Collect:
-    """Roll out behaviours in many contexts into a store. The same command continues or extends it."""
+    """Roll out behaviours in many contexts into a store. The same command continues or extends it.
+
+    Three dials that are never merged: contexts (how many, from how much of their range), coverage (random steps and
+    noise) and quality (who acts). A preset sets the first two, a size the number of episodes.
+    """
 
     suite: Positional[str]
     """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
-    out: Path
-    """The store to make, or to continue."""
-    episodes: int = 100
-    contexts: int = 16
-    """Distinct contexts (starts, goals, dynamics) among the episodes."""
-    coverage: float = 0.3
-    """Share of time steps under the random policy, in blocks: 0 is the expert, 1 is random."""
-    noise: float = 0.0
-    """Standard deviation of action noise, as a share of half the action range."""
+    out: str
+    """The store to make, or to continue: a folder."""
+    preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
+    """Few or many contexts, no or half the steps random."""
+    size: Literal["small", "medium", "large"] | None = None
+    """100, 1,000 or 10,000 episodes; with one seed a smaller size is the beginning of a larger one."""
+    episodes: int | None = None
+    """100 unless the size says otherwise."""
+    contexts: int | None = None
+    """Distinct contexts (starts, goals, dynamics) that the episodes take turns in; 16 unless the preset says."""
+    context_range: float | None = None
+    """Share of the suite's training contexts to draw from, those nearest the middle of their ranges; all by default."""
+    coverage: float | None = None
+    """Share of time steps under the random policy, in blocks: 0 is the expert, 1 is random; by default 0.3."""
+    noise: float | None = None
+    """Standard deviation of action noise, as a share of half the action range; none by default."""
+    exploration: Literal["white", "ou", "pink"] | None = None
+    """How that noise hangs together in time: not at all (white, the default), for 10 steps, or at every scale."""
+    quality: float | None = None
+    """Share of episodes that the expert plays; all by default."""
+    weaker: str | None = None
+    """The behaviour that plays the others: random, or another of the suite's."""
     seed: int = 0
     workers: int = 1
     """Processes; the data do not depend on their number."""
+    video: int = 0
+    """Sample episodes to show as mp4 files, beside the store in NAME-videos."""
 
     def run(self) -> int:
         from toolkit.collect import collect
+        from toolkit.dials import choose
         from toolkit.progress import ProgressLine
 
-        line = ProgressLine(f"collect {self.suite}", self.episodes)
+        apart = ("suite", "out", "seed", "workers", "video")
+        episodes, dials = choose(**{name: value for name, value in vars(self).items() if name not in apart})
+        films = None
+        if self.video:
+            from toolkit.video import Films
+
+            films = Films(self.suite, self.video)  # says what is missing before anything is written
+        line = ProgressLine(f"collect {self.suite}", episodes)
         store = collect(
             self.suite,
             out=self.out,
-            episodes=self.episodes,
-            contexts=self.contexts,
-            coverage=self.coverage,
-            noise=self.noise,
+            episodes=episodes,
             seed=self.seed,
             workers=self.workers,
             progress=lambda done: line.update(done),
+            **dials.to_json(),
         )
         line.close()
         print(f"{self.out}: {len(store)} episodes, {store.transitions} transitions, commit {store.commit.number}")
+        if films is not None:
+            print("\n".join(map(str, films.of_store(store))))
         return 0
 
 
@@ -140,10 +168,16 @@ class Eval:
     """Seed of contexts and environments; the run's own by default, which repeats its evaluation."""
     json: bool = False
     """Print one JSON record an episode."""
+    video: int = 0
+    """Episodes of each split to play again and show as mp4 files, in the run's videos."""
 
     def run(self) -> int:
-        from toolkit.evaluate import evaluate
+        from toolkit.evaluate import evaluate, film
         from toolkit.records import to_line
+        from toolkit.video import need_video
+
+        if self.video:
+            need_video()
 
         held_out = ("interpolated", "extrapolated")
         asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
@@ -153,6 +187,9 @@ class Eval:
             print("\n".join(map(to_line, records)))
         else:
             _print_scores(records)
+        if self.video:
+            paths = [path for folder in self.runs for path in film(folder, self.video, **settings)]  # type: ignore[arg-type]
+            print("\n".join(map(str, paths)), file=sys.stderr if self.json else sys.stdout)
         return 0
 
 
@@ -204,17 +241,55 @@ class Report:
 
 @dataclass
 class Learners:
-    """List the learners there are, with family and source."""
+    """List the learners there are: family, paper, what each asks of the data, and the actions it takes."""
+
+    names: Positional[list[str]] = field(default_factory=list)
+    """Show these only, with what they are and the defaults of all their options."""
+    json: bool = False
+    """Print one JSON object a learner, with its defaults."""
 
     def run(self) -> int:
         from toolkit import registry
         from toolkit.text import aligned
 
-        rows = [["learner", "family", "what it is"]]
-        for name, config in registry.learners().items():
-            rows.append([name, config.family, (type(config).__doc__ or "").strip().splitlines()[0]])
+        chosen = {name: registry.learner(name) for name in self.names} or registry.learners()
+        if self.json:
+            print("\n".join(json.dumps(_learner(name, config)) for name, config in chosen.items()))
+            return 0
+        rows = [["learner", "family", "paper", "needs", "actions"]]
+        for name, config in chosen.items():
+            facts = _learner(name, config)
+            rows.append([name, config.family, config.paper, ", ".join(facts["asks"]), ", ".join(config.actions)])
         print(aligned(rows))
+        for name in self.names:
+            print(f"\n{name}: {_learner(name, chosen[name])['what']}\n")
+            print(aligned([[f"  {option}", repr(value)] for option, value in asdict(chosen[name]).items()]))
         return 0
+
+
+def _learner(name: str, config: Any) -> dict[str, Any]:
+    """What `packmule learners` says of one: plain JSON."""
+    needs = config.needs
+    said = {
+        f"windows of {needs.window}": needs.window > 1,
+        "reward": needs.reward,
+        "goal": needs.goal,
+        "next action": needs.next_action,
+        f"{needs.n_step}-step returns": needs.n_step > 1,
+        "returns to go": needs.returns_to_go,
+        "hindsight goals": needs.hindsight > 0,
+        f"best {needs.top_fraction:.0%} of episodes": needs.top_fraction < 1,
+    }
+    return {
+        "learner": name,
+        "family": config.family,
+        "paper": config.paper,
+        "what": (type(config).__doc__ or "").strip().splitlines()[0],
+        "asks": [words for words, asked in said.items() if asked],
+        "needs": asdict(needs),
+        "actions": list(config.actions),
+        "defaults": asdict(config),
+    }
 
 
 @dataclass
@@ -245,11 +320,13 @@ class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
     store: Path
-    """The replay store."""
+    """The replay store, or the file of a mixture (`data mix`)."""
     view: str | None = None
     """A saved view of the store; the whole store by default."""
     commit: int | None = None
     """A past commit; the newest by default."""
+    relabel: str | None = None
+    """A relabel of the store, made by `data relabel`; rewards and goals as recorded by default. Needs --episodes 0."""
     steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 256
@@ -259,6 +336,8 @@ class _TrainSettings:
     splits: tuple[Literal["seen", "interpolated", "extrapolated"], ...] = ("seen", "interpolated")
     device: DeviceName = "auto"
     threads: int = 1
+    tier: Literal["auto", "memory", "mapped", "streaming"] = "auto"
+    """Where batches come from; by size against available memory unless told."""
     out: Path = Path("runs")
     """The run's folder is made inside this one."""
 

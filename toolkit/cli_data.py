@@ -6,10 +6,13 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
+
+from toolkit.cli_coverage import Coverage
+from toolkit.cli_relabel import Relabel
 
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
@@ -100,13 +103,15 @@ class Merge:
     sources: Positional[list[Path]]
     into: Path
     """The store to make, or to add to."""
+    profile: Literal["fast", "compact"] | None = None
+    """How to write them: plain chunks, or compressed shards; that of the store by default, or of the first source."""
     json: bool = False
     """Print JSON for programs."""
 
     def run(self) -> int:
         from toolkit.store.maintain import merge
 
-        store, copied, known = merge(self.sources, self.into)
+        store, copied, known = merge(self.sources, self.into, profile=self.profile)
         if self.json:
             print(json.dumps({"copied": copied, "known": known, "episodes": len(store), "commit": store.commit.number}))
         else:
@@ -134,11 +139,12 @@ class Gc:
             print(json.dumps(asdict(done), indent=1))
             return 0
         verb = "would remove" if self.dry_run else "removed"
-        for name in (*done.segments, *done.partial):
+        for name in (*done.segments, *done.relabels, *done.partial):
             print(f"{verb} {name}")
         for name in done.kept:
             print(f"kept {name}")
-        print(f"{verb} {len(done.segments)} segments, {len(done.partial)} files, {done.bytes / 1e6:.1f} MB")
+        counts = f"{len(done.segments)} segments, {len(done.relabels)} relabels, {len(done.partial)} files"
+        print(f"{verb} {counts}, {done.bytes / 1e6:.1f} MB")
         return 0
 
 
@@ -219,6 +225,39 @@ class View:
         return 0
 
 
+@dataclass
+class Mix:
+    """Save a weighted mixture of stores and views as a file that `packmule train --store FILE` reads."""
+
+    parts: Positional[list[str]]
+    """Each STORE or STORE@VIEW, perhaps with its weight: data/a.zarr@expert=0.7 data/b.zarr=0.3; 1 by default."""
+    out: Path
+    """The file to make, like data/mix.json; the parts are pinned to their present commits."""
+    json: bool = False
+    """Print JSON for programs."""
+
+    def run(self) -> int:
+        from toolkit.store import mix
+
+        parts = []
+        for text in self.parts:
+            where, _, weight = text.partition("=")
+            store, _, view = where.partition("@")
+            try:
+                share = float(weight or 1)
+            except ValueError:
+                raise ValueError(f"weight {weight!r} of {where} is no number; write STORE@VIEW=0.7") from None
+            parts.append((_open(Path(store), None, view or None), share))
+        mixed = mix(parts)
+        mixed.save(self.out)
+        shares = [float(share) for share in mixed.weights]
+        found: dict[str, Any] = {"mixture": str(self.out), "weights": shares, "episodes": len(mixed)}
+        shown = ", ".join(f"{share:.3f}" for share in shares)
+        text = f"{self.out}: {len(mixed)} episodes, {mixed.transitions} transitions, weights {shown}"
+        print(json.dumps(found) if self.json else text)
+        return 0
+
+
 def _context_range(text: str, names: tuple[str, ...]) -> tuple[int, float, float]:
     name, _, span = text.partition("=")
     low, colon, high = span.partition(":")
@@ -248,7 +287,10 @@ class Data:
         | Annotated[Merge, _named("merge")]
         | Annotated[Gc, _named("gc")]
         | Annotated[Cat, _named("cat")]
-        | Annotated[View, _named("view")],
+        | Annotated[View, _named("view")]
+        | Annotated[Mix, _named("mix")]
+        | Annotated[Coverage, _named("coverage")]
+        | Annotated[Relabel, _named("relabel")],
         tyro.conf.arg(name=""),
     ]
 

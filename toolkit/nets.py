@@ -8,7 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+Pair = tuple[Tensor, Tensor]  # a weight and a bias
 
 
 class StackedLinear(nn.Module):
@@ -28,10 +31,24 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+class StackedNorm(nn.Module):
+    """M layer norms at once (arXiv:1607.06450): (M, B, width) -> (M, B, width)."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise over the last axis, then scale and shift."""
+        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+
+
 class StackedMLP(nn.Module):
     """M multilayer perceptrons at once; a shared input (B, inputs) is given to every member.
 
-    forward: (B, inputs) or (M, B, inputs) -> (M, B, outputs).
+    forward: (B, inputs) or (M, B, inputs) -> (M, B, outputs). With `layer_norm`, every hidden layer is
+    normalised after its activation. `activation` may work in place.
     """
 
     def __init__(
@@ -41,7 +58,8 @@ class StackedMLP(nn.Module):
         hidden: Sequence[int],
         outputs: int,
         *,
-        activation: Callable[[Tensor], Tensor] = torch.relu,
+        activation: Callable[[Tensor], Tensor] = torch.relu_,
+        layer_norm: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -49,14 +67,52 @@ class StackedMLP(nn.Module):
             raise ValueError(f"members and hidden widths must be at least 1, got {members} and {tuple(hidden)}")
         sizes = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(StackedLinear(members, i, o, generator=generator) for i, o in pairwise(sizes))
+        self.norms = nn.ModuleList(StackedNorm(members, width) for width in hidden if layer_norm)
         self.members, self.activation = members, activation
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
             x = x.expand(self.members, *x.shape)
-        for layer in list(self.layers)[:-1]:
+        for index, layer in enumerate(list(self.layers)[:-1]):
             x = self.activation(layer(x))
+            if self.norms:
+                x = self.norms[index](x)
         return self.layers[-1](x)
+
+    def apart(self) -> list[Member]:
+        """The members one by one, with the weights of this moment; gradients reach the stack."""
+        layers, norms = (
+            [tuple(p.unbind() for p in part.parameters()) for part in parts] for parts in (self.layers, self.norms)
+        )
+        return [
+            Member([(w[m], b[m]) for w, b in layers], [(w[m], b[m]) for w, b in norms], self.activation)
+            for m in range(self.members)
+        ]
+
+
+class Member:
+    """One member of a StackedMLP: (N, inputs) -> (N, outputs)."""
+
+    def __init__(self, layers: list[Pair], norms: list[Pair], activation: Callable[[Tensor], Tensor]) -> None:
+        self.first, *self.rest = layers
+        self.norms, self.activation = norms, activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight, bias = self.first
+        return self.after_first(torch.addmm(bias, x, weight))
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """From the first layer's sums (..., width), which may be overwritten, to the output (N, outputs).
+
+        They are flattened after the activation only: in place on a view, it would cost a copy of the gradient.
+        """
+        for index, (weight, bias) in enumerate(self.rest):
+            x = self.activation(x)
+            if self.norms:
+                scale, shift = self.norms[index]
+                x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
+            x = torch.addmm(bias, x.flatten(0, -2), weight)
+        return x
 
 
 class MLP(nn.Module):
@@ -139,16 +195,29 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Adam with torch's defaults, fused into one kernel on the devices that have it."""
+def adam(parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.0) -> torch.optim.Adam:
+    """Adam with torch's defaults, fused into one kernel where there is one; `weight_decay` is an L2 penalty."""
     own = list(parameters)
-    return torch.optim.Adam(own, lr=lr, fused=own[0].device.type in {"cpu", "cuda"})
+    return torch.optim.Adam(own, lr=lr, weight_decay=weight_decay, fused=own[0].device.type in {"cpu", "cuda"})
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down `loss` (0-d) for the optimiser's own parameters; no other gradient is computed."""
+def adamw(parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay (arXiv:1711.05101), fused likewise."""
+    own = list(parameters)
+    fused = own[0].device.type in {"cpu", "cuda"}
+    return torch.optim.AdamW(own, lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None) -> None:
+    """One step down `loss` (0-d) for the optimiser's own parameters; no other gradient is computed.
+
+    With `clip`, the gradient's norm is brought down to it.
+    """
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.zero_grad()
-    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+    loss.backward(inputs=own)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(own, clip)
     optimizer.step()
 
 

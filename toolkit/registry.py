@@ -98,8 +98,15 @@ def suite(name: str) -> Suite:
 
 @cache
 def figures() -> dict[str, Figure]:
-    """Name -> figure, one for each module in `toolkit.plots`. Imports matplotlib."""
+    """Name -> figure of runs, one for each module in `toolkit.plots`. Imports matplotlib."""
     return {module.FIGURE.name: module.FIGURE for module in _modules("toolkit.plots") if hasattr(module, "FIGURE")}
+
+
+@cache
+def data_figures() -> dict[str, Figure]:
+    """Name -> figure of data, one for each module in `toolkit.plots` that draws descriptors instead of runs."""
+    found = [module.DATA_FIGURE for module in _modules("toolkit.plots") if hasattr(module, "DATA_FIGURE")]
+    return {figure.name: figure for figure in found}
 
 
 def pick(kind: str, name: str, known: dict[str, T]) -> T:

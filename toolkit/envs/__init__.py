@@ -7,16 +7,19 @@ and held-out contexts never coincide: each suite keeps part of its range back (s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from toolkit.core import Array
+
+if TYPE_CHECKING:
+    from toolkit.envs._vector import VectorEnvironment
 
 Split = Literal["train", "interpolated", "extrapolated"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -28,6 +31,21 @@ class Reference:
 
     random: float
     expert: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """Another task in the world of a suite, for recorded data to be labelled anew by `toolkit.store.relabel`.
+
+    `reward` and `terminated` take (obs, action, next obs, info) of T steps, arrays (T, ...) by key, to (T,); `goal`
+    takes obs (T+1, ...) by key of an episode to its goal by key. All are pure. Without `terminated` episodes end as
+    recorded.
+    """
+
+    about: str  # one line
+    reward: Callable[[Mapping[str, Array], Array, Mapping[str, Array], Mapping[str, Array]], Array]
+    terminated: Callable[[Mapping[str, Array], Array, Mapping[str, Array], Mapping[str, Array]], Array] | None = None
+    goal: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
 
 
 class Behaviour(Protocol):
@@ -50,6 +68,7 @@ class Suite(ABC):
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
     family: ClassVar[str | None] = None  # shared by suites whose names begin with it
     reference_episodes: ClassVar[int] = 200  # behind each recorded reference
+    together: ClassVar[int] = 1  # rows of `batch` one process steps when collecting; more only where that is faster
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:
@@ -88,6 +107,15 @@ class Suite(ABC):
         """What an episode in `context` is about, for its column `task`: the suite's name, unless it has many tasks."""
         return self.name
 
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` environments stepped together. A suite that steps its simulator directly overrides this.
+
+        Whatever it is made of, each row plays exactly the episode that `make` would play.
+        """
+        from toolkit.envs._vector import Singles
+
+        return Singles([self.make() for _ in range(rows)])
+
     @cached_property
     def action_space(self) -> gym.Space:
         """The action space of every environment of this suite. The first use makes one to look at it."""
@@ -98,6 +126,12 @@ class Suite(ABC):
     @abstractmethod
     def coordinates(self, obs: dict[str, Array]) -> Array:
         """Task coordinates (n, D) of observations (n, ...): the low-dimensional picture of where it went."""
+
+    # What descriptors and pictures of data may use; a suite may leave it out.
+    coordinate_names: ClassVar[tuple[str, ...]] = ()  # what each coordinate means, with its unit
+    extent: ClassVar[tuple[tuple[float, float], ...]] = ()  # least and greatest of each; () where nothing bounds them
+    walls: ClassVar[tuple[tuple[float, float, float, float], ...]] = ()  # of a plane: x, y, width, height of each
+    tasks: ClassVar[Mapping[str, Task]] = {}  # others in the same world, by name
 
 
 def check_split(split: str) -> None:

@@ -1,15 +1,17 @@
 """What drawing needs: pygame for the classic suites, OpenGL for MuJoCo's.
 
 Without a screen MuJoCo draws through EGL (Debian: libegl1, libgl1-mesa-dri) or, with MUJOCO_GL=osmesa, in software
-(libosmesa6). The environment variable MUJOCO_GL chooses; where it is unset and there is no screen, it is set to egl.
+(libosmesa6). The environment variable MUJOCO_GL chooses; where it is unset and there is no screen, what works here is
+found out and set.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import subprocess
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 
@@ -17,7 +19,7 @@ def need_pygame(suite: str) -> None:
     """Import pygame without its greeting and notices, or raise ImportError saying what to install."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if not _screen():
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are made in memory
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -29,33 +31,52 @@ def need_pygame(suite: str) -> None:
 
 
 def need_opengl(suite: str) -> None:
-    """Try the OpenGL that MUJOCO_GL names (egl, if it is unset and there is no screen), before MuJoCo looks for one.
+    """Find an OpenGL that draws: what MUJOCO_GL names, else the screen's, else egl, else osmesa, and set MUJOCO_GL.
 
+    Each is tried in a process of its own, since bindings once loaded cannot be changed, and a driver may crash.
     Raises ImportError saying what this machine needs to draw.
     """
-    if not _screen():
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    chosen = os.environ.get("MUJOCO_GL")
-    if chosen is None:
+    asked = os.environ.get("MUJOCO_GL")
+    if asked is None and _screen():
         return
-    try:
-        import mujoco
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            context = importlib.import_module(f"mujoco.{chosen}").GLContext(8, 8)
-            context.make_current()
-        mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100).free()
-        context.free()
-    except Exception as error:  # OpenGL's bindings raise whatever they stumble over
-        raise ImportError(
-            f"drawing suite {suite!r} failed with MUJOCO_GL={chosen!r} ({error}); without a screen set MUJOCO_GL=egl "
-            "(Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (libosmesa6)"
-        ) from error
+    failures = []
+    for name in [asked] if asked else ["egl", "osmesa"]:
+        if (failure := _trial(name)) is None:
+            os.environ["MUJOCO_GL"] = name
+            return
+        failures.append(f"{name}: {failure}")
+    raise ImportError(
+        f"suite {suite!r} cannot be drawn ({'; '.join(failures)}); without a screen MuJoCo needs MUJOCO_GL=egl "
+        "(Debian: libegl1 libgl1-mesa-dri) or MUJOCO_GL=osmesa (Debian: libosmesa6)"
+    )
 
 
 def _screen() -> bool:
-    return bool(sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+@cache
+def _trial(name: str) -> str | None:
+    """What goes wrong when a new process draws with MUJOCO_GL=`name`; None if nothing does."""
+    code = (
+        "import mujoco; model = mujoco.MjModel.from_xml_string('<mujoco/>'); "
+        "mujoco.Renderer(model, 8, 8).update_scene(mujoco.MjData(model))"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "MUJOCO_GL": name},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "no answer within a minute"
+    if done.returncode == 0:
+        return None
+    said = [line for line in done.stderr.splitlines() if line and not line.startswith((" ", "Traceback", "Exception"))]
+    return said[-1][:200] if said else f"exit code {done.returncode}"
 
 
 def renderer(model: Any, data: Any, **camera: Any) -> Any:

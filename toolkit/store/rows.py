@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-import zarr
 
 from toolkit.core import Array
 from toolkit.sampling import Chunk, Packed
 from toolkit.sampling.index import SPARE
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
-from toolkit.store.committed import open_array, open_segment
-from toolkit.store.files import StoreError
-from toolkit.store.packed import PackedFile, Tier, choose_tier
-from toolkit.store.schema import Schema
-from toolkit.store.writer import pack
+from toolkit.store.committed import Committed
+from toolkit.store.packed import Block, PackedFile, Tier, choose_tier
+from toolkit.store.packing import pack
 
-CHUNKS_AT_ONCE = 8  # of the store's chunks, read together while packing
+READERS = 2  # threads that read, check and pack: one waits for the disk while the other counts sums
+AHEAD = 4  # files' worth of rows in flight while packing
 STREAM_ROWS = 1 << 13  # least rows in one streamed chunk
+
+Sums = dict[str, int]  # by array, of the block digests of some of its rows
 
 
 class Rows:
     """All committed rows of one commit."""
 
-    def __init__(self, path: Path, schema: Schema, commit: layout.Commit) -> None:
-        self.path, self.schema, self.commit = path, schema, commit
-        self._opened: dict[int, dict[str, zarr.Array]] = {}
-        self.total = sum(segment["rows"] for segment in commit.segments)
-        self.width = schema.obs_dim + schema.action_dim + 2
-        self.offsets = np.cumsum([0, *(segment["rows"] for segment in commit.segments)])  # first row of each segment
-        self.file = PackedFile(path, schema, commit.digest, self.total)
+    def __init__(self, committed: Committed) -> None:
+        self.backend, self.schema, self.commit = committed.backend, committed.schema, committed.commit
+        self._segments = committed.segments
+        self.total = sum(segment["rows"] for segment in self.commit.segments)
+        self.width = self.schema.obs_dim + self.schema.action_dim + 2
+        self.bytes = self.total * (4 * self.width + sum(math.prod(shape) for shape in self.schema.images.values()))
+        self.offsets = np.cumsum([0, *(segment["rows"] for segment in self.commit.segments)])  # of each segment
+        self.names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
+        self.file = PackedFile(self.backend, self.schema, self.commit.digest, self.total)
 
     def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
         """The tier to use. Raises ValueError for an unknown one."""
@@ -45,43 +49,92 @@ class Rows:
             return wanted
         if "packed" in self.__dict__:  # in memory already
             return "memory"
-        return choose_tier(self.total * self.width * 4, self.file.folders, self.file.find() is not None)
+        return choose_tier(self.bytes, self.file.folders, self.file.find() is not None)
 
     @cached_property
     def packed(self) -> Packed:
         """The memory tier: every row read once and verified."""
-        for number in range(len(self.commit.segments)):
-            self._arrays(number)
+        for files in self._segments:
+            self._check_claims(files)
         rows = torch.empty(self.total + SPARE, self.width)
-        view, at = rows.numpy(), 0
-        view[self.total :] = 0.0
-        for block in self.blocks():
-            view[at : at + len(block)] = block
-            at += len(block)
-        return self._packed(rows)
+        rows[self.total :] = 0.0
+        images = {
+            name: torch.zeros(self.total + SPARE, *shape, dtype=torch.uint8)
+            for name, shape in self.schema.images.items()
+        }
+        for _ in self._pack(Block(rows.numpy(), {name: values.numpy() for name, values in images.items()})):
+            pass
+        return self._packed(rows, images=images)
 
     @cached_property
     def mapped(self) -> Packed:
         """The mapped tier; see `PackedFile`."""
         return self.file.open(self.blocks)
 
-    def blocks(self) -> Iterator[Array]:
-        """Packed rows (n, W) in order, a few chunks at a time.
+    def blocks(self) -> Iterator[Block]:
+        """Packed rows in order, a file's worth at a time.
 
         Each segment is verified against the commit's digests as it is read; raises StoreError naming the array,
         at the latest after the segment's last block.
         """
-        chunk = layout.chunk_rows(self.schema)
-        for number, segment in enumerate(self.commit.segments):
-            checks = {name: layout.ArrayDigest(name, chunk) for name in self._arrays(number)}
-            for first in range(0, segment["rows"], chunk * CHUNKS_AT_ONCE):
-                data = self._read(number, first, min(first + chunk * CHUNKS_AT_ONCE, segment["rows"]))
-                for name, values in data.items():
-                    checks[name].update(first, values)
-                yield pack(self.schema, data)
-            for name, check in checks.items():
-                if check.hex() != segment["digest"].get(name):
-                    raise StoreError(f"{self._where(number, name)} differs from what was committed; it is damaged")
+        yield from self._pack(None)
+
+    def _pack(self, into: Block | None) -> Iterator[Block]:
+        """As `blocks`; with `into`, of all rows, they are parts of it. A few files are read, checked, packed ahead."""
+        with ThreadPoolExecutor(READERS, "packmule-read") as pool:
+            for files, base in zip(self._segments, self.offsets, strict=False):
+                self._check_claims(files)
+                totals = {name: 0 for name in self.names}
+                waiting: deque[Future[tuple[Block, Sums]]] = deque()
+                numbers = iter(range(max(files.files(name) for name in self.names)))
+                try:
+                    while True:
+                        while len(waiting) < AHEAD and (number := next(numbers, None)) is not None:
+                            waiting.append(pool.submit(self._file, files, number, int(base), into))
+                        if not waiting:
+                            break
+                        block, sums = waiting.popleft().result()
+                        for name, value in sums.items():
+                            totals[name] += value
+                        yield block
+                finally:
+                    for future in waiting:
+                        future.cancel()
+                for name, total in totals.items():
+                    files.check_digest(name, total if files.files(name) else files.empty_digest(name))
+
+    def _file(self, files: SegmentFiles, number: int, base: int, into: Block | None) -> tuple[Block, Sums]:
+        """Rows of file `number` of a segment, packed, and the digests of what was read."""
+        data: dict[str, list[tuple[int, Array]]] = {}
+        sums: Sums = {}
+        for name in self.names:
+            if files.files(name):
+                data[name] = list(files.blocks(name, number))
+                sums[name] = sum(layout.block_digest(name, at, part) for at, part in data[name])
+        parts = data["reward"]  # every array of rows is cut at the same places
+        first, stop = parts[0][0], parts[-1][0] + len(parts[-1][1])
+        block = self._empty(stop - first) if into is None else into.part(base + first, base + stop)
+        for place, (at, reward) in enumerate(parts):
+            rows = {
+                name: data[name][place][1] if name in data else np.zeros((len(reward), *shape), dtype)
+                for name, (shape, dtype) in files.row_arrays.items()
+                if name in self.names
+            }
+            here = slice(at - first, at - first + len(reward))
+            block.rows[here] = pack(self.schema, rows)
+            for name, values in block.images.items():
+                values[here] = rows[f"obs/{name}"]
+        return block, sums
+
+    def _empty(self, size: int) -> Block:
+        images = {name: np.empty((size, *shape), np.uint8) for name, shape in self.schema.images.items()}
+        return Block(np.empty((size, self.width), np.float32), images)
+
+    def _check_claims(self, files: SegmentFiles) -> None:
+        """Raise StoreError if an array that packed rows are made of is missing, short, or other than the schema's."""
+        for name in self.names:
+            files.check_metadata(name)
+            files.check_claim(name)  # before a claim of terabytes is allocated
 
     def chunks(self, starts: Array, lengths: Array) -> list[Chunk]:
         """The streaming tier: the given episodes (packed first rows and steps) in runs that are read together.
@@ -94,7 +147,7 @@ class Rows:
         first_row, stop_row = starts[order], (starts + lengths + 1)[order]
         segment = np.searchsorted(self.offsets, first_row, side="right") - 1
         for number in np.unique(segment):
-            self._arrays(int(number))  # a missing chunk would read as zeros: they are counted first
+            self._check_claims(self._segments[int(number)])
         found, at = [], 0
         while at < len(order):
             number = int(segment[at])
@@ -104,47 +157,17 @@ class Rows:
             stop, chosen = int(stop_row[upto - 1]), order[at:upto]
 
             def load(number: int = number, first: int = begin - base, stop: int = stop - base) -> Packed:
-                return self._packed(torch.from_numpy(pack(self.schema, self._read(number, first, stop))), 0)
+                data = self._read(number, first, stop)
+                images = {name: torch.from_numpy(data[f"obs/{name}"].copy()) for name in self.schema.images}
+                return self._packed(torch.from_numpy(pack(self.schema, data)), 0, images)
 
             found.append(Chunk(load, stop - begin, first_row[at:upto] - begin, lengths[chosen], chosen))
             at = upto
         return found
 
-    def _packed(self, rows: torch.Tensor, spare: int = SPARE) -> Packed:
-        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
-
-    def _where(self, number: int, name: str) -> str:
-        return f"{self.path}: segments/{self.commit.segments[number]['id']}/{name}"
-
-    def _arrays(self, number: int) -> dict[str, zarr.Array]:
-        """The arrays of one segment that packed rows are made of. Raises StoreError if one is missing or short."""
-        if number not in self._opened:
-            segment = self.commit.segments[number]
-            names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
-            files, found = SegmentFiles(self.path, self.schema, segment), {}
-            for name in names:
-                files.check_metadata(name)
-                files.check_claim(name)  # before a claim of terabytes is allocated
-            group = open_segment(self.path, segment)
-            for name in names:
-                try:
-                    array = open_array(group, name)
-                except Exception as error:
-                    raise StoreError(
-                        f"{self._where(number, name)} cannot be opened ({error}); it is damaged"
-                    ) from error
-                if array.shape[0] < segment["rows"]:
-                    raise StoreError(f"{self._where(number, name)} has fewer rows than {segment['rows']}; it was cut")
-                found[name] = array
-            self._opened[number] = found
-        return self._opened[number]
+    def _packed(self, rows: torch.Tensor, spare: int = SPARE, images: dict[str, torch.Tensor] | None = None) -> Packed:
+        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare, images or {})
 
     def _read(self, number: int, first: int, stop: int) -> dict[str, Array]:
-        found = {}
-        for name, array in self._arrays(number).items():
-            try:
-                found[name] = np.asarray(array[first:stop])
-            except Exception as error:
-                where = self._where(number, name)
-                raise StoreError(f"{where} cannot be read ({type(error).__name__}: {error}); it is damaged") from error
-        return found
+        files = self._segments[number]
+        return {name: files.read(name, first, stop) for name in self.names}

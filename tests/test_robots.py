@@ -69,18 +69,18 @@ def test_the_fifty_tasks_are_those_of_the_package_with_their_ranges_and_distance
 def test_the_sets_are_those_of_the_package():
     names = pytest.importorskip("metaworld").env_dict
     for suite in (MT10, registry.suite("metaworld-mt25"), registry.suite("metaworld-mt50")):
-        assert [f"{task}-v3" for task in suite.tasks] == list(getattr(names, f"{suite.name[-4:].upper()}_V3"))
+        assert [f"{task}-v3" for task in suite.members] == list(getattr(names, f"{suite.name[-4:].upper()}_V3"))
     for suite in (ML10, registry.suite("metaworld-ml45")):
         parts = getattr(names, f"{suite.name[-4:].upper()}_V3")
-        assert [f"{task}-v3" for task in suite.tasks] == [*parts["train"], *parts["test"]]
+        assert [f"{task}-v3" for task in suite.members] == [*parts["train"], *parts["test"]]
         assert suite.kept_back == len(parts["test"]) == 5
 
 
 @pytest.mark.parametrize("suite", SINGLE, ids=lambda suite: suite.name)
 def test_metaworld_splits_are_disjoint_on_the_axis_kept_back(suite):
-    of = TASKS[suite.tasks[0]]
+    of = TASKS[suite.members[0]]
     train, interpolated, extrapolated = (suite.contexts(split, 300, seed=0) for split in SPLITS)
-    bands = [set(metaworld.band_of(suite.tasks[0], split).tolist()) for split in (train, interpolated, extrapolated)]
+    bands = [set(metaworld.band_of(suite.members[0], split).tolist()) for split in (train, interpolated, extrapolated)]
     assert bands[1] == set(metaworld.HELD_BACK)
     assert bands[0] <= set(range(metaworld.BANDS)) - bands[1]
     assert not bands[2] & set(range(metaworld.BANDS))
@@ -217,7 +217,7 @@ def test_metaworld_references_equal_a_recomputation_for_one_task_and_all_when_as
     for name in names:
         suite = registry.suite(name)
         make(suite).close()
-        for split, measured in zip(SPLITS, MEASURED[suite.tasks[0]], strict=True):
+        for split, measured in zip(SPLITS, MEASURED[suite.members[0]], strict=True):
             for policy, mean, success in (("random", *measured[::2]), ("expert", *measured[1::2])):
                 again = _measure.measure(suite, split, policy)
                 assert again.mean_return == pytest.approx(mean, abs=6e-3)

@@ -36,7 +36,7 @@ class MetaWorldEnv(gym.Env):
         self.action_space = suite.action_space
         parts: dict[str, gym.Space] = {"observation": spaces.Box(-np.inf, np.inf, (39,), np.float32)}
         if "task" in suite.roles:
-            parts["task"] = spaces.Box(0.0, 1.0, (len(suite.tasks),), np.float32)
+            parts["task"] = spaces.Box(0.0, 1.0, (len(suite.members),), np.float32)
         self.observation_space = spaces.Dict(parts)
         self._simulator: Any = None
         self._task = ""
@@ -83,7 +83,7 @@ class MetaWorldEnv(gym.Env):
     def _seen(self, obs: Array) -> dict[str, Array]:
         seen = {"observation": obs.astype(np.float32)}
         if "task" in self.suite.roles:
-            seen["task"] = np.eye(len(self.suite.tasks), dtype=np.float32)[self.suite.tasks.index(self._task)]
+            seen["task"] = np.eye(len(self.suite.members), dtype=np.float32)[self.suite.members.index(self._task)]
         return seen
 
 

@@ -47,7 +47,7 @@ HELD_BACK = (2, 5)
 class MetaWorld(Suite):
     """Meta-World v3: one task, or a set of tasks that take turns."""
 
-    tasks: ClassVar[tuple[str, ...]]  # names in TASKS, by their number in a context
+    members: ClassVar[tuple[str, ...]]  # names in TASKS, by their number in a context
     kept_back: ClassVar[int]  # how many at the end are for extrapolated contexts only
     family = "metaworld"
     max_steps = 300
@@ -71,15 +71,15 @@ class MetaWorld(Suite):
         """
         check_split(split)
         if not self.several:
-            return _positions(self.tasks[0], split, n, seed)
-        trained = len(self.tasks) - self.kept_back
+            return _positions(self.members[0], split, n, seed)
+        trained = len(self.members) - self.kept_back
         held = bool(self.kept_back) and split == "extrapolated"
-        numbers = np.arange(trained, len(self.tasks)) if held else np.arange(trained)
+        numbers = np.arange(trained, len(self.members)) if held else np.arange(trained)
         numbers = np.roll(numbers, child_seed(seed, self.name, split) % len(numbers))
         out = np.zeros((n, len(self.context_names)))
         for turn, number in enumerate(numbers):
             rows = out[turn :: len(numbers)]
-            vectors = _positions(self.tasks[number], "train" if held else split, len(rows), seed)
+            vectors = _positions(self.members[number], "train" if held else split, len(rows), seed)
             rows[:, 0], rows[:, 1 : 1 + vectors.shape[1]] = number, vectors
         return out
 
@@ -114,18 +114,18 @@ class MetaWorld(Suite):
     @property
     def several(self) -> bool:
         """Whether this is a set of tasks."""
-        return len(self.tasks) > 1
+        return len(self.members) > 1
 
     def place(self, context: Array) -> tuple[str, Array]:
         """The task, and its positions (3,) or (6,) float64. Raises ValueError if they do not fit the suite."""
         numbers = context_array(context, self.context_names)
         if not self.several:
-            return self.tasks[0], numbers
-        if numbers[0] not in range(len(self.tasks)):
+            return self.members[0], numbers
+        if numbers[0] not in range(len(self.members)):
             raise ValueError(
-                f"task number {numbers[0]:g} is none of suite {self.name!r}; expected 0 to {len(self.tasks) - 1}"
+                f"task number {numbers[0]:g} is none of suite {self.name!r}; expected 0 to {len(self.members) - 1}"
             )
-        task = self.tasks[int(numbers[0])]
+        task = self.members[int(numbers[0])]
         size = len(TASKS[task].low)
         if numbers[1 + size :].any():
             raise ValueError(f"task {task!r} has {size} numbers; expected zeros after them, got {numbers[1:].tolist()}")
@@ -181,7 +181,7 @@ def _suite(name: str, tasks: tuple[str, ...], *, kept_back: tuple[str, ...] = ()
         "__module__": __name__,
         "__doc__": f"Meta-World v3: {what}.",
         "name": f"metaworld-{name}",
-        "tasks": (*tasks, *kept_back),
+        "members": (*tasks, *kept_back),
         "kept_back": len(kept_back),
         "context_names": ("task", *AXES) if several else AXES[: len(TASKS[tasks[0]].low)],
         "roles": {"observation": "observation"} | ({"task": "observation"} if numbered else {}),
@@ -217,7 +217,7 @@ def main(names: list[str]) -> None:
             random, expert = (measure(single[name], split, policy) for policy in ("random", "expert"))
             means, success = (random.mean_return, expert.mean_return), (random.success, expert.success)
             columns.append(f"({means[0]:.2f}, {means[1]:.2f}, {success[0]:g}, {success[1]:g})")
-        print(f'    "{single[name].tasks[0]}": ({", ".join(columns)}),', flush=True)
+        print(f'    "{single[name].members[0]}": ({", ".join(columns)}),', flush=True)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Collect:
     """
 
     suite: Positional[str]
-    """pendulum, pointmaze, ..."""
+    """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
     out: str
     """The store to make, or to continue: a folder."""
     preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
@@ -333,6 +333,29 @@ def _learner(name: str, config: Any) -> dict[str, Any]:
 
 
 @dataclass
+class Suites:
+    """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
+
+    family: Positional[str | None] = None
+    """Only the suites of this family (metaworld, ogbench), or the one of this name."""
+
+    def run(self) -> int:
+        from toolkit import registry
+        from toolkit.text import aligned
+
+        chosen = list(registry.suites().values())
+        if self.family is not None:
+            chosen = registry.families().get(self.family) or [registry.suite(self.family)]
+        rows = [["suite", "steps", "context", "needs", "what it is"]]
+        for suite in chosen:
+            what = (type(suite).__doc__ or "").strip().splitlines()[0]
+            needs = f"[{suite.extra}]" if suite.extra else ", ".join(suite.requires)
+            rows.append([suite.name, str(suite.max_steps), str(len(suite.context_names)), needs, what])
+        print(aligned(rows))
+        return 0
+
+
+@dataclass
 class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
@@ -431,6 +454,7 @@ def parse(argv: Sequence[str]) -> Command:
         "report": Report,
         "export": Export,
         "learners": Learners,
+        "suites": Suites,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

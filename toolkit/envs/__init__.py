@@ -69,7 +69,6 @@ class Suite(ABC):
     family: ClassVar[str | None] = None  # shared by suites whose names begin with it
     reference_episodes: ClassVar[int] = 200  # behind each recorded reference
     together: ClassVar[int] = 1  # rows of `batch` one process steps when collecting; more only where that is faster
-    reference_episodes: ClassVar[int] = 200  # behind each recorded reference
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:

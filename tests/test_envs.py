@@ -188,7 +188,7 @@ def test_an_episode_is_truncated_at_the_time_limit_if_nothing_ends_it_before(sui
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_expert_succeeds_and_beats_random_on_every_split(suite, split):
     made(suite).close()
-    episodes = min(max(2500 // suite.max_steps, 2), 25)
+    episodes = min(max(2500 // suite.max_steps, 5), 25)
     expert = _measure.measure(suite, split, "expert", episodes=episodes, seed=1)
     random = _measure.measure(suite, split, "random", episodes=episodes, seed=1)
     assert expert.success > 0.6

@@ -66,7 +66,7 @@ class Collect:
     """
 
     suite: Positional[str]
-    """pendulum, pointmaze, ..."""
+    """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
     out: str
     """The store to make, or to continue: a folder."""
     preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
@@ -194,6 +194,30 @@ class Eval:
 
 
 @dataclass
+class Fqe:
+    """Judge trained runs from their data alone: fitted Q evaluation beside the data's own discounted return."""
+
+    runs: Positional[list[Path]]
+    """Folders of finished runs."""
+    steps: int = 10_000
+    """Updates of the evaluation's critics."""
+    discount: float = 0.99
+    seed: int = 0
+
+    def run(self) -> int:
+        from toolkit.fqe import evaluate_run
+        from toolkit.text import aligned
+
+        rows = [["run", "value", "behaviour", "TD error", "disagreement"]]
+        for folder in self.runs:
+            found = evaluate_run(folder, steps=self.steps, seed=self.seed, discount=self.discount)
+            numbers = (found.policy, found.behaviour, found.td_error, found.disagreement)
+            rows.append([folder.name, *(f"{number:.3f}" for number in numbers)])
+        print(aligned(rows))
+        return 0
+
+
+@dataclass
 class Plot:
     """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
 
@@ -236,6 +260,22 @@ class Report:
                 command=f"packmule report {' '.join(map(str, self.runs))}",
             )
         print(page)
+        return 0
+
+
+@dataclass
+class Export:
+    """Write a run's policy as one file that needs nothing of ours: raw observations in, actions out."""
+
+    run_folder: Positional[Path]
+    """Folder of a trained run."""
+    out: Path
+    """The file to write; .pt is TorchScript, .onnx is ONNX."""
+
+    def run(self) -> int:
+        from toolkit.export import export
+
+        print(export(self.run_folder, self.out))
         return 0
 
 
@@ -290,6 +330,29 @@ def _learner(name: str, config: Any) -> dict[str, Any]:
         "actions": list(config.actions),
         "defaults": asdict(config),
     }
+
+
+@dataclass
+class Suites:
+    """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
+
+    family: Positional[str | None] = None
+    """Only the suites of this family (metaworld, ogbench), or the one of this name."""
+
+    def run(self) -> int:
+        from toolkit import registry
+        from toolkit.text import aligned
+
+        chosen = list(registry.suites().values())
+        if self.family is not None:
+            chosen = registry.families().get(self.family) or [registry.suite(self.family)]
+        rows = [["suite", "steps", "context", "needs", "what it is"]]
+        for suite in chosen:
+            what = (type(suite).__doc__ or "").strip().splitlines()[0]
+            needs = f"[{suite.extra}]" if suite.extra else ", ".join(suite.requires)
+            rows.append([suite.name, str(suite.max_steps), str(len(suite.context_names)), needs, what])
+        print(aligned(rows))
+        return 0
 
 
 @dataclass
@@ -386,9 +449,12 @@ def parse(argv: Sequence[str]) -> Command:
         "data": Data,
         "train": train,
         "eval": Eval,
+        "fqe": Fqe,
         "plot": Plot,
         "report": Report,
+        "export": Export,
         "learners": Learners,
+        "suites": Suites,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

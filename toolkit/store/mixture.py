@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolkit.core import Array, Moments, Spec, child_seed
+from toolkit.core import Array, Episode, Moments, Spec, child_seed
 from toolkit.sampling import Mixed, Options, Source
 from toolkit.store.backend import is_url
 from toolkit.store.committed import EpisodeTable
@@ -63,6 +63,16 @@ class Mixture(Sampled):
         """The parts' episodes one after another, without their places in the stores."""
         names = [name for name in self.views[0].episodes if name not in ("start", "segment")]
         return EpisodeTable({name: partial(self._column, name) for name in names}, len(self))
+
+    def episode(self, index: int) -> Episode:
+        """Episode `index`, counting on from part to part; raises as `ReplayStore.episode`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
+        for view in self.views:
+            if index < len(view):
+                break
+            index -= len(view)
+        return view.episode(index)
 
     def _column(self, name: str) -> Array:
         parts = [view.episodes[name] for view in self.views]

@@ -25,7 +25,7 @@ from algos._common import (
     transitions,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 gelu = partial(F.gelu, approximate="tanh")
@@ -47,6 +47,8 @@ class FQLConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the hidden layers of every network, GELU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     layer_norm: bool = True
     """Normalise the critics' hidden layers after their activations."""
     lr: float = 3e-4
@@ -69,7 +71,7 @@ class FQLConfig(LearnerConfig):
     """Rewards are multiplied by this; unless `normalize_q`, alpha is relative to their size."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "tau", "reward_scale")
         check_fraction(self, "discount", "tau")
         check_not_negative(self, "alpha")
@@ -119,15 +121,22 @@ class FQL(Checkpointed):
     def __init__(self, config: FQLConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
         self.config, self.device, self.action_dim = config, device, action
         self.noise = generator(child_seed(seed, "noise"), device)
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
-        self.flow = MLP(obs + action + 1, config.hidden, action, activation=gelu, generator=weights).to(device)
-        self.actor = MLP(obs + action, config.hidden, action, activation=gelu, generator=weights).to(device)
-        self.critics = StackedMLP(
-            2, obs + action, config.hidden, 1, activation=gelu, layer_norm=config.layer_norm, generator=weights
+        self.flow = single(net, obs + action + 1, hidden, action, activation=gelu, generator=weights).to(device)
+        self.actor = single(net, obs + action, hidden, action, activation=gelu, generator=weights).to(device)
+        self.critics = stack(
+            net,
+            2,
+            obs + action,
+            hidden,
+            1,
+            activation=gelu,
+            layer_norm=norm,
+            generator=weights,
         ).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.flow_optimizer = adam(self.flow.parameters(), config.lr)

@@ -128,16 +128,9 @@ class FQL(Checkpointed):
         self.scale = ActionScale(spec).to(device)
         self.flow = single(net, obs + action + 1, hidden, action, activation=gelu, generator=weights).to(device)
         self.actor = single(net, obs + action, hidden, action, activation=gelu, generator=weights).to(device)
-        self.critics = stack(
-            net,
-            2,
-            obs + action,
-            hidden,
-            1,
-            activation=gelu,
-            layer_norm=norm,
-            generator=weights,
-        ).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, activation=gelu, layer_norm=norm, generator=weights).to(
+            device
+        )
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.flow_optimizer = adam(self.flow.parameters(), config.lr)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr)

@@ -89,12 +89,12 @@ class AWACConfig(LearnerConfig):
 
 
 def advantage_weight(advantage: Tensor, temperature: float) -> Tensor:
-    """exp(advantage / temperature) over its mean in the batch (eq. 9, normalised as in the authors' code); (B,)."""
+    """exp(advantage / temperature) over its mean in the batch, as in the authors' code; (B,)."""
     return (advantage / temperature).softmax(0) * len(advantage)
 
 
 def actor_loss(log_prob: Tensor, weight: Tensor) -> Tensor:
-    """Mean of -weight * log pi(a|s) (eq. 9); both (B,)."""
+    """Mean of -weight * log pi(a|s): the data's actions, the better ones more; both (B,)."""
     return -(weight * log_prob).mean()
 
 
@@ -122,7 +122,7 @@ class AWAC(Checkpointed):
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics (eq. 4), then of the actor (eq. 9) and of the targets."""
+        """One step of the critics, then of the actor and of the targets (algorithm 1)."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         noise = torch.randn(len(s), 1 + config.samples, a.shape[1], generator=self.noise, device=self.device)

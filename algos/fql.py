@@ -97,7 +97,7 @@ PRESETS = {
 
 
 def flow_loss(velocity: Tensor, noise: Tensor, action: Tensor) -> Tensor:
-    """Mean of |v(s, x_t, t) - (a - z)|**2, x_t = (1 - t) z + t a (eq. 4); all (B, A)."""
+    """Mean of |v(s, x_t, t) - (a - z)|**2, where x_t = (1 - t) z + t a; all (B, A)."""
     return (velocity - (action - noise)).square().mean()
 
 
@@ -110,7 +110,7 @@ def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps
 
 
 def actor_loss(q: Tensor, action: Tensor, cloned: Tensor, alpha: float, normalize: bool) -> Tensor:
-    """alpha * mean |pi(s, z) - flow(s, z)|**2 - mean Q(s, pi(s, z)) (eq. 8); q (B,), actions (B, A)."""
+    """alpha * mean |pi(s, z) - flow(s, z)|**2 - mean Q(s, pi(s, z)); q (B,), actions (B, A)."""
     size = q.detach().abs().mean() if normalize else 1.0
     return alpha * (action - cloned).square().mean() - q.mean() / size
 
@@ -137,7 +137,7 @@ class FQL(Checkpointed):
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics (eq. 6), the flow (eq. 4) and the actor (eq. 8), then of the targets."""
+        """One step of the actor, the critics and the flow, then of the targets (algorithm 1)."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         next_z, z, actor_z = torch.randn(3, *a.shape, generator=self.noise, device=self.device)

@@ -107,7 +107,7 @@ def squared_distance(action: Tensor, other: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor, distance: Tensor, penalty: float) -> Tensor:
-    """Mean of penalty * (pi(s) - a)**2 - Q(s, pi(s)) / mean |Q| (eq. 4 with Q normalised as in TD3+BC); both (B,)."""
+    """Mean of penalty * (pi(s) - a)**2 - Q(s, pi(s)) / mean |Q|; both (B,)."""
     return (penalty * distance - q / q.detach().abs().mean()).mean()
 
 
@@ -130,7 +130,7 @@ class ReBRAC(Checkpointed):
         self.critic_optimizer = adam(self.critics.parameters(), config.critic_lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics (eq. 3); every `actor_every`, also of the actor (eq. 4) and of the targets."""
+        """One step of the critics; every `actor_every`, also of the actor and of the targets."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         assert batch.next_action is not None

@@ -84,7 +84,7 @@ class TD3BCConfig(LearnerConfig):
 
 
 def actor_loss(q: Tensor, action: Tensor, data_action: Tensor, alpha: float) -> Tensor:
-    """-lambda mean Q(s, pi(s)) + mean (pi(s) - a)**2, lambda = alpha / mean |Q| (eqs. 3 and 5); q (B,), (B, A)."""
+    """-lambda mean Q(s, pi(s)) + mean (pi(s) - a)**2, with lambda = alpha / mean |Q|; q (B,), actions (B, A)."""
     weight = alpha / q.detach().abs().mean()
     return (action - data_action).square().mean() - weight * q.mean()
 
@@ -108,7 +108,7 @@ class TD3BC(Checkpointed):
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics; every `actor_every`, also of the actor (eq. 5) and of the targets."""
+        """One step of the critics; every `actor_every`, also of the actor and of the targets."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         noise = torch.randn(a.shape, generator=self.noise, device=self.device)

@@ -285,6 +285,8 @@ class Learners:
 
     names: Positional[list[str]] = field(default_factory=list)
     """Show these only, with what they are and the defaults of all their options."""
+    store: Path | None = None
+    """With names: count trained parameters and the multiplications of an update of 256 on this store."""
     json: bool = False
     """Print one JSON object a learner, with its defaults."""
 
@@ -292,17 +294,31 @@ class Learners:
         from toolkit import registry
         from toolkit.text import aligned
 
+        if self.store is not None and not self.names:
+            raise ValueError(
+                "--store counts the size of named learners; name one, as in packmule learners iql --store S"
+            )
         chosen = {name: registry.learner(name) for name in self.names} or registry.learners()
+        facts = {name: _learner(name, config) for name, config in chosen.items()}
+        if self.store is not None:
+            from toolkit.size import size
+            from toolkit.store import ReplayStore
+
+            data = ReplayStore.open(self.store)
+            for name, config in chosen.items():
+                facts[name] |= asdict(size(config, data))
         if self.json:
-            print("\n".join(json.dumps(_learner(name, config)) for name, config in chosen.items()))
+            print("\n".join(map(json.dumps, facts.values())))
             return 0
-        rows = [["learner", "family", "paper", "needs", "actions"]]
+        sizes = ["parameters", "MFLOP/update"] if self.store is not None else []
+        rows = [["learner", "family", "paper", "needs", "actions", *sizes]]
         for name, config in chosen.items():
-            facts = _learner(name, config)
-            rows.append([name, config.family, config.paper, ", ".join(facts["asks"]), ", ".join(config.actions)])
+            said = facts[name]
+            row = [name, config.family, config.paper, ", ".join(said["asks"]), ", ".join(config.actions)]
+            rows.append(row + ([str(said["parameters"]), f"{said['flops'] / 1e6:.1f}"] if sizes else []))
         print(aligned(rows))
         for name in self.names:
-            print(f"\n{name}: {_learner(name, chosen[name])['what']}\n")
+            print(f"\n{name}: {facts[name]['what']}\n")
             print(aligned([[f"  {option}", repr(value)] for option, value in asdict(chosen[name]).items()]))
         return 0
 

@@ -1,0 +1,346 @@
+"""Stores on object stores: s3://bucket/prefix, through obstore (the extra `remote`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+try:
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, BaseError, UnknownConfigurationKeyError
+    from obstore.store import MemoryStore, from_url
+except ImportError as error:
+    raise ImportError(f"stores at a URL need obstore ({error}): pip install 'packmule[remote]'") from error
+
+from toolkit.store.backend import checked_key
+from toolkit.store.files import JSON_BYTES, StoreError
+
+SCHEMES = ("s3", "gs", "az", "memory")
+SECONDS = 60.0  # for one request, and again for its retries; PACKMULE_REMOTE_SECONDS overrides it
+RETRIES = 6
+AT_ONCE = 16  # requests in flight of one `read_many`
+PAGE = 1000  # keys in one answer to a listing
+MARK = "packmule"  # metadata of an object: which call of `create` made it
+T = TypeVar("T")
+
+
+class RemoteError(OSError):
+    """The object store did not do what was asked; the message says what, where and why, without credentials.
+
+    Never a StoreError: what cannot be reached is not damaged, and no reader may fall back to an older commit.
+    """
+
+
+class ObjectBackend:
+    """A `Backend` on an object store, at a URL: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.
+
+    memory://name/prefix is kept in this process, for tests. Where the server is and who asks come from `options`
+    (obstore's names: endpoint, region, access_key_id, secret_access_key, session_token, skip_signature, ...) or from
+    the usual environment variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+    AWS_SESSION_TOKEN, AWS_SKIP_SIGNATURE=true for a public bucket); profiles in files are not read.
+
+    Values are replaced and created by single requests, so every one is durable when it returns. `create` stands on
+    conditional puts (If-None-Match: *); a server that accepts one for a key that exists is refused before it is used.
+    """
+
+    local: Path | None = None
+
+    def __init__(self, url: str, **options: str) -> None:
+        """Nothing is asked of the server yet. Raises ValueError for a URL or an option that is not understood."""
+        self.name = url.rstrip("/")
+        scheme, bucket, self._root = _parts(url)
+        self._store = _memory(bucket) if scheme == "memory" else _connect(scheme, bucket, options)
+        self._secrets = [value for name, value in options.items() if _SECRET.search(name)]
+        self._clock: float | None = None  # the server's time less the monotonic clock's; None until it was asked
+
+    def __repr__(self) -> str:
+        return f"ObjectBackend({self.name!r})"
+
+    def read(self, key: str, *, limit: int = JSON_BYTES, start: int = 0, size: int | None = None) -> bytes:
+        """See `Backend`. Raises RemoteError if the server cannot be asked."""
+        return self._wait(self._read(key, limit, start, size))
+
+    def read_many(self, keys: Sequence[str], *, limit: int) -> list[bytes]:
+        """See `Backend`; up to 16 at once."""
+        return self._wait(self._read_many(keys, limit))
+
+    def size(self, key: str) -> int | None:
+        """See `Backend`."""
+        found = self._wait(self._head(key))
+        return None if found is None else int(found["size"])
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """See `Backend`."""
+        return self._wait(self._sizes(prefix))
+
+    def names(self, prefix: str = "") -> list[str]:
+        """See `Backend`."""
+        return self._wait(self._names(prefix))
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Backend`."""
+        self._wait(self._write(key, data))
+
+    def create(self, key: str, data: bytes) -> None:
+        """See `Backend`. Raises RemoteError if the server does not honour the condition, or did not say if it did."""
+        self._wait(self._create(key, data))
+
+    def delete(self, key: str) -> None:
+        """See `Backend`."""
+        self._wait(self._delete(key))
+
+    def flush(self) -> None:
+        """Nothing to do: a put is durable when it returns."""
+
+    def age(self, key: str) -> float | None:
+        """See `Backend`; by the server's clock, whole seconds."""
+        return self._wait(self._age(key))
+
+    def _path(self, key: str) -> str:
+        return self._root + checked_key(key)
+
+    def _folder(self, prefix: str) -> str:
+        """What lists the folder `prefix`: '' is the whole store."""
+        return self._path(prefix) if prefix else self._root.rstrip("/")
+
+    async def _read(self, key: str, limit: int, start: int, size: int | None) -> bytes:
+        path, options = self._path(key), {}
+        if start or size is not None:
+            options = {"range": {"offset": start} if size is None else (start, start + max(1, size))}
+        try:
+            found = await self._ask("read", key, obstore.get_async(self._store, path, options=options))  # type: ignore[arg-type]
+        except RemoteError:
+            if options and (there := await self._head(key)) is not None and start >= there["size"]:
+                return b""  # a range that begins at the end or beyond is an error to servers
+            raise
+        first, stop = found.range
+        if size == 0:  # no server knows an empty range
+            return b""
+        if stop - first > limit:
+            raise StoreError(
+                f"{self.name}/{key} is {found.meta['size']} bytes long, {stop - first} of them are to be read, more "
+                f"than the {limit} it may have; not read"
+            )
+        data = bytes(await self._ask("read", key, found.bytes_async()))
+        if len(data) != stop - first:
+            raise RemoteError(f"{self.name}/{key}: {len(data)} of {stop - first} bytes came; try again")
+        return data
+
+    async def _read_many(self, keys: Sequence[str], limit: int) -> list[bytes]:
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def one(key: str) -> bytes:
+            async with places:
+                return await self._read(key, limit, 0, None)
+
+        tasks = [asyncio.ensure_future(one(key)) for key in keys]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _head(self, key: str) -> Any:
+        try:
+            return await self._ask("look at", key, obstore.head_async(self._store, self._path(key)))
+        except FileNotFoundError:
+            return None
+
+    async def _sizes(self, prefix: str) -> dict[str, int]:
+        stream = obstore.list(self._store, self._folder(prefix) or None, chunk_size=PAGE)
+        pages = await self._ask("list", prefix, stream.collect_async())
+        return dict(sorted((page["path"].removeprefix(self._root), page["size"]) for page in pages))
+
+    async def _names(self, prefix: str) -> list[str]:
+        folder = self._folder(prefix)
+        found = await self._ask("list", prefix, obstore.list_with_delimiter_async(self._store, folder or None))
+        paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
+
+    async def _write(self, key: str, data: bytes) -> None:
+        await self._ask("write", key, obstore.put_async(self._store, self._path(key), data, use_multipart=False))
+
+    async def _create(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        if self._clock is None:
+            await self._probe()
+        mark = secrets.token_hex(16)
+        try:
+            await self._ask("create", key, self._put_new(path, data, mark))
+        except AlreadyExistsError:
+            if await self._made(path) != mark:  # the answer to a first try was lost, and it was tried again
+                raise FileExistsError(f"{self.name}/{key} exists already") from None
+        except RemoteError as error:
+            if await self._made(path) != mark:
+                raise RemoteError(f"{error}; whether it arrived is not known: look again") from None
+
+    def _put_new(self, path: str, data: bytes, mark: str) -> Any:
+        return obstore.put_async(self._store, path, data, mode="create", use_multipart=False, attributes={MARK: mark})
+
+    async def _made(self, path: str) -> str | None:
+        """Which call of `create` made the object; None if it is absent or the server keeps no metadata."""
+        try:
+            found = await obstore.get_async(self._store, path, options={"head": True})
+        except (BaseError, FileNotFoundError):
+            return None
+        made = found.attributes.get(MARK)
+        return None if made is None else str(made)
+
+    async def _delete(self, key: str) -> None:
+        try:
+            await self._ask("delete", key, obstore.delete_async(self._store, self._path(key)))
+        except FileNotFoundError:
+            pass
+
+    async def _age(self, key: str) -> float | None:
+        if (found := await self._head(key)) is None:
+            return None
+        if self._clock is None:
+            await self._probe()
+        assert self._clock is not None
+        return max(0.0, self._clock + time.monotonic() - found["last_modified"].timestamp())
+
+    async def _probe(self) -> None:
+        """Create a key twice, to see that the second time fails, and what time it is over there; then delete it."""
+        key = f".probe.{secrets.token_hex(8)}.partial"  # a name that `gc` sweeps, should this be interrupted
+        path = self._root + key
+        await self._ask("create", key, self._put_new(path, b"1", "probe"))
+        asked = time.monotonic()
+        try:
+            await self._ask("create", key, self._put_new(path, b"2", "probe again"))
+        except AlreadyExistsError:
+            pass
+        else:
+            raise RemoteError(
+                f"{self.name}: the server lets a key be created twice (it ignores If-None-Match: *), so commits of "
+                "two writers could overwrite each other; use a server that honours conditional puts"
+            )
+        finally:
+            found = await self._head(key)
+            await self._delete(key)
+        if found is None:
+            raise RemoteError(f"{self.name}: an object that was just written is not there; this is no safe place")
+        self._clock = found["last_modified"].timestamp() - asked
+
+    async def _ask(self, verb: str, key: str, request: Any) -> Any:
+        """The answer to a request. Raises FileNotFoundError, AlreadyExistsError, or RemoteError saying what failed."""
+        try:
+            return await request
+        except AlreadyExistsError:
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            cause = self._cause(str(error))
+            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in cause:
+                raise FileNotFoundError(f"{self.name}/{key}: nothing is there") from None
+            where = f"{self.name}/{key}" if key else self.name
+            raise RemoteError(f"cannot {verb} {where}: {cause}{_advice(cause)}") from None
+
+    def _cause(self, text: str) -> str:
+        """What a request failed of, in one line, without credentials."""
+        text = text.partition("\n\nDebug source")[0]
+        if code := _CODE.search(text):
+            said = _MESSAGE.search(text)
+            text = text[: code.start()].partition("<?xml")[0].rstrip(" :\n") + f" {code[1]}"
+            text += f": {said[1]}" if said and said[1] else ""
+        for secret in (*self._secrets, *(v for k, v in os.environ.items() if _SECRET.search(k))):
+            if len(secret) >= 8:
+                text = text.replace(secret, "***")
+        return re.sub(r"//[^/@\s]*@", "//***@", " ".join(text.split()))[:500]
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, done by the loop that all backends share. Ctrl-C stops waiting at once."""
+        future = asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+
+_SECRET = re.compile(r"(?i)secret|token|password|access_key$|account_key|sas_")  # names of what no message shows
+_CODE = re.compile(r"<Code>([^<]*)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+
+
+def _advice(cause: str) -> str:
+    if "169.254.169.254" in cause or "metadata.google" in cause:
+        return (
+            "; no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true "
+            "for a public bucket"
+        )
+    if "NoSuchBucket" in cause:
+        return "; make the bucket first"
+    if "403" in cause or "401" in cause:
+        return "; check the credentials, and what they may do"
+    if "error sending request" in cause or "connect" in cause:
+        return "; is the server there? AWS_ENDPOINT_URL says where it is"
+    return ""
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Scheme, bucket, and what every key begins with: '' or 'prefix/'. Raises ValueError naming what is wrong."""
+    found = urlsplit(url)
+    if found.scheme not in SCHEMES:
+        raise ValueError(f"{found.scheme}:// is no kind of store; expected {', '.join(f'{s}://' for s in SCHEMES)}")
+    if "@" in found.netloc or found.query or found.fragment:
+        raise ValueError(
+            f"{found.scheme}:// URL with credentials, '?' or '#'; expected {found.scheme}://bucket/prefix: "
+            "credentials come from the environment or options"
+        )
+    if not found.netloc and found.scheme != "memory":
+        raise ValueError(f"{url} names no bucket; expected {found.scheme}://bucket/prefix")
+    prefix = found.path.strip("/")
+    return found.scheme, found.netloc, f"{checked_key(prefix)}/" if prefix else ""
+
+
+@cache
+def _memory(name: str) -> MemoryStore:
+    """The objects of memory://name, for as long as this process lives."""
+    return MemoryStore()
+
+
+def _connect(scheme: str, bucket: str, options: dict[str, str]) -> Any:
+    environment = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    endpoint = options.get("endpoint") or next((v for n in environment if (v := os.environ.get(n))), "")
+    if scheme == "s3":
+        place = {"endpoint": endpoint} if endpoint else {}
+        options = {"disable_bulk_delete": "true", **options, **place}  # keys are deleted one by one
+    patience = timedelta(seconds=_seconds())
+    try:
+        return from_url(
+            f"{scheme}://{bucket}",
+            config=options,  # type: ignore[arg-type]
+            client_options={"allow_http": endpoint.startswith("http://"), "timeout": patience},
+            retry_config={"max_retries": RETRIES, "retry_timeout": patience},
+        )
+    except UnknownConfigurationKeyError as error:
+        raise ValueError(f"{scheme}://{bucket}: {str(error).splitlines()[0]}") from None
+    except BaseError as error:
+        raise ValueError(f"{scheme}://{bucket}: {re.sub('//[^/@ ]*@', '//***@', str(error)).splitlines()[0]}") from None
+
+
+def _seconds() -> float:
+    text = os.environ.get("PACKMULE_REMOTE_SECONDS", "")
+    try:
+        if not 0 < (seconds := float(text or SECONDS)) < 86400:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"PACKMULE_REMOTE_SECONDS is {text!r}; expected seconds above 0, below 86400") from None
+    return seconds
+
+
+@cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """The event loop of this process, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="packmule-remote", daemon=True).start()
+    return loop

@@ -266,7 +266,7 @@ def test_a_link_in_place_of_a_folder_or_file_of_the_store_is_refused(store, tmp_
 
 def forge(store: ReplayStore, change: Callable[[dict[str, Any]], None]) -> None:
     """A commit whose digest fits, but whose claims are of one's own choosing."""
-    path = layout.commit_path(store.path, 1)
+    path = store.path / layout.commit_key(1)
     body = json.loads(path.read_text())
     body.pop("digest")
     change(body)
@@ -350,7 +350,7 @@ def test_hostile_json_is_a_clear_error(store, name, content):
 
 def test_json_beyond_the_limit_and_pipes_are_not_read(store):
     filled(store)
-    path = layout.commit_path(store.path, 1)
+    path = store.path / layout.commit_key(1)
     os.truncate(path, 1 << 40)
     with little_memory(), pytest.raises(StoreError, match="not read"):
         ReplayStore.open(store.path, commit=1)
@@ -388,8 +388,8 @@ def test_a_forged_commit_is_refused_and_found(store, change):
 def test_a_forged_table_that_points_outside_its_rows_is_refused(store, name, value):
     entry = filled(store).commit.segments[0]
     rewrite_chunk(store.path / "segments" / entry["id"] / name / "c/0", 0, value)
-    files = SegmentFiles(store.path, store.schema, entry)
-    check = layout.ArrayDigest(name, files.chunk_shapes[name][0])
+    files = SegmentFiles(store.backend, store.schema, entry)
+    check = layout.ArrayDigest(name, files.chunk_size(name))
     check.update(0, files.read(name, 0, files.count(name)))
     forge(store, lambda body: body["segments"][0]["digest"].update({name: check.hex()}))
     with pytest.raises(StoreError, match="outside its"):

@@ -104,7 +104,7 @@ def test_gc_keeps_a_segment_that_holds_what_packmule_did_not_write(store, tmp_pa
 
 def test_gc_removes_nothing_while_a_commit_is_damaged(store):
     name = dead_segment(store)
-    flip(layout.commit_path(store.path, 0), 80)
+    flip(store.path / layout.commit_key(0), 80)
     with pytest.raises(StoreError, match="damaged"):
         gc(store.path, age=0)
     assert (store.path / name).exists()

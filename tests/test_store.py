@@ -152,7 +152,7 @@ def test_names_cannot_leave_the_store(make_store, name):
 
 def test_a_segment_id_that_is_a_path_is_refused(make_store):
     store = make_store([5])
-    path = layout.commit_path(store.path, 1)
+    path = store.path / layout.commit_key(1)
     body = json.loads(path.read_text())
     body.pop("digest")
     body["segments"][0]["id"] = "../../elsewhere"

@@ -22,7 +22,6 @@ def store(make_store, monkeypatch, tmp_path):
     """Several segments, several chunks in each, several streamed chunks in a buffer."""
     monkeypatch.setattr(layout, "MAX_CHUNK_ROWS", 16)
     monkeypatch.setattr(rows, "STREAM_ROWS", 32)
-    monkeypatch.setattr(rows, "CHUNKS_AT_ONCE", 2)
     monkeypatch.setattr("toolkit.sampling.sampler.BLOCK_FLOATS", 1 << 12)
     monkeypatch.setenv("PACKMULE_CACHE", str(tmp_path / "cache"))
     made = make_store(LENGTHS[:4])
@@ -95,7 +94,7 @@ def test_a_flipped_bit_in_a_packed_file_is_found_by_its_check(store):
     data = bytearray((folder / "rows.f32").read_bytes())
     data[40 * 7 * 4] ^= 1
     (folder / "rows.f32").write_bytes(data)
-    with pytest.raises(StoreError, match="rows 32 to 63 are damaged"):
+    with pytest.raises(StoreError, match="rows 32 to 47 are damaged"):
         store._rows.file.check()
 
 

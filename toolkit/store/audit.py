@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from toolkit.core import Array
 from toolkit.store import layout
+from toolkit.store.backend import Backend, check_spelling, load_json
 from toolkit.store.chunks import METADATA_BYTES, SegmentFiles
-from toolkit.store.files import StoreError, check_spelling, load_json
+from toolkit.store.files import StoreError
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 from toolkit.store.writer import pack
 
 Severity = Literal["error", "warning", "note"]
 Report = Callable[[str, str, Array | None, Severity], None]  # where, what, affected episodes (n,) or None for all
-FALSE_CLAIM = 64  # chunks a claim may exceed the files on disk by, to be looked at one by one
+FALSE_CLAIM = 64  # files a claim may exceed those on disk by, to be looked at one by one
 ROUNDING = 1e-6  # of a sum of rewards, stored in float32
 STATISTICS_ROUNDING = 1e-9
 NONE = np.zeros(0, np.int64)
@@ -29,7 +29,7 @@ NONE = np.zeros(0, np.int64)
 class Audit:
     """One segment as the commits that name it claim it. `entries` are their claims, fewest rows first."""
 
-    root: Path
+    backend: Backend
     schema: Schema
     entries: list[dict[str, Any]]
     report: Report
@@ -45,7 +45,7 @@ class Audit:
         self.entries = [entry for entry in self.entries if self._claim_is_possible(entry)]
         if not self.entries:
             return
-        self.files = SegmentFiles(self.root, self.schema, self.entries[-1])
+        self.files = SegmentFiles(self.backend, self.schema, self.entries[-1])
         self.rows, self.episodes = self.entries[-1]["rows"], self.entries[-1]["episodes"]
         self.lost = np.zeros(self.episodes, bool)
         self._metadata()
@@ -56,12 +56,12 @@ class Audit:
         self.report(f"segments/{self.entries[-1]['id']}{where and '/' + where}", what, affected, severity)
 
     def _claim_is_possible(self, entry: dict[str, Any]) -> bool:
-        files = SegmentFiles(self.root, self.schema, entry)
+        files = SegmentFiles(self.backend, self.schema, entry)
         for names, unit in ((files.row_arrays, "rows"), (layout.episode_arrays(self.schema), "episodes")):
-            expected = max(files.chunks(name) for name in names)
+            expected = max(files.files(name) for name in names)
             present = max(files.present(name) for name in names)
             if expected > present + FALSE_CLAIM:
-                what = f"{entry[unit]} {unit} are claimed, in {expected} chunks, but at most {present} are on disk"
+                what = f"{entry[unit]} {unit} are claimed, in {expected} files, but at most {present} are on disk"
                 self.report(f"segments/{entry['id']}", what, None, "error")
                 return False
         return True
@@ -69,54 +69,56 @@ class Audit:
     def _metadata(self) -> None:
         longer = []
         for name in self.files.arrays:
-            path = self.files.folder / name / "zarr.json"
+            key = f"{self.files.folder}/{name}/zarr.json"
             try:
                 length = self.files.check_metadata(name)
-                if length > self.files.count(name):
-                    longer.append(f"{name} {length}")
+                if length > self.files.count(name) or self.files.present(name) > self.files.files(name):
+                    longer.append(name)
             except StoreError as error:
-                self._say(f"{name}/zarr.json", reason(error, path))
+                self._say(f"{name}/zarr.json", reason(error, self.backend, key))
                 continue
             try:
-                check_spelling(path, load_json(path), indent=2, end="")
+                check_spelling(self.backend, key, load_json(self.backend, key), indent=2, end="")
             except StoreError as error:
-                self._say(f"{name}/zarr.json", reason(error, path), NONE, "warning")
-        for group in sorted({name.rpartition("/")[0] for name in self.files.arrays} | {""}):
-            path = self.files.folder / group / "zarr.json"
+                self._say(f"{name}/zarr.json", reason(error, self.backend, key), NONE, "warning")
+        for group in sorted(
+            {"/".join(name.split("/")[:n]) for name in self.files.arrays for n in range(name.count("/") + 1)}
+        ):
+            key = "/".join(filter(None, [self.files.folder, group, "zarr.json"]))
             try:
-                check_group(path)
+                check_group(self.backend, key)
             except StoreError as error:
-                self._say(f"{group}/zarr.json".lstrip("/"), reason(error, path))
+                self._say(f"{group}/zarr.json".lstrip("/"), reason(error, self.backend, key))
         if longer:
-            what = f"longer than committed ({', '.join(longer)}): left by a writer that was stopped or is at work"
+            what = f"more than was committed in {', '.join(longer)}: left by a writer that was stopped or is at work"
             self._say("", what, NONE, "note")
 
     def _chunk(self, name: str, number: int, affected: Array) -> Array | None:
         try:
             return self.files.chunk(name, number)
         except StoreError as error:
-            path = self.files.chunk_path(name, number)
-            self._say(path.relative_to(self.files.folder).as_posix(), reason(error, path), affected)
+            key = self.files.key(name, number // self.files.encodings[name].chunks)
+            self._say(key.removeprefix(f"{self.files.folder}/"), reason(error, self.backend, key), affected)
             self.broken.add(name)
             self.lost[affected] = True
             return None
 
     def _digest(self, name: str, number: int, chunk: Array) -> Iterator[dict[str, Any]]:
         """Add one chunk to the array's digest; the claims that end in this chunk and do not agree with it."""
-        size, first = len(chunk), number * len(chunk)
+        first = number * len(chunk)
         before = self._digests.get(name, 0)
         unit = "episodes" if name.startswith("episodes/") else "rows"
         for entry in self.entries:
-            if first < entry[unit] <= first + size and name not in self.broken:
-                found = _block_digest(name, size, before, first, chunk[: entry[unit] - first])
-                if found.hex() != _stated(entry, name):
+            if first < entry[unit] <= first + len(chunk) and name not in self.broken:
+                found = before + layout.block_digest(name, first, chunk[: entry[unit] - first])
+                if layout.digest_hex(found) != entry["digest"].get(name):
                     yield entry
-        self._digests[name] = _block_digest(name, size, before, first, chunk).total
+        self._digests[name] = before + layout.block_digest(name, first, chunk)
 
     def _table(self) -> None:
         table: dict[str, Array] = {}
         for name, (shape, dtype) in layout.episode_arrays(self.schema).items():
-            size = self.files.chunk_shapes[name][0]
+            size = self.files.chunk_size(name)
             values = np.zeros((self.episodes, *shape), dtype)
             for number in range(self.files.chunks(name)):
                 span = np.arange(number * size, min(self.episodes, (number + 1) * size))
@@ -136,10 +138,10 @@ class Audit:
     def _empty_digest(self, name: str) -> None:
         """The digest of an array whose entries hold no numbers, and so has no chunks."""
         for entry in self.entries:
-            count = entry["episodes" if name.startswith("episodes/") else "rows"]
-            shape, dtype = self.files.arrays[name]
-            values = np.zeros((count, *shape), dtype)
-            if _block_digest(name, self.files.chunk_shapes[name][0], 0, 0, values).hex() != _stated(entry, name):
+            files = SegmentFiles(self.backend, self.schema, entry)
+            try:
+                files.check_digest(name, files.empty_digest(name))
+            except StoreError:
                 self._say(name, "differs from what was committed: its digest does not agree")
 
     def _table_consistency(self) -> None:
@@ -281,28 +283,16 @@ def _agree(stated: Running, found: Running) -> bool:
     )
 
 
-def _block_digest(name: str, size: int, before: int, first: int, data: Array) -> layout.ArrayDigest:
-    running = layout.ArrayDigest(name, size)
-    running.total = before
-    running.update(first, data)
-    return running
+def reason(error: StoreError, backend: Backend, key: str) -> str:
+    """The message of `error` without the name of the file at its head."""
+    return str(error).removeprefix(f"{backend.name}/{key}").lstrip(": ")
 
 
-def _stated(entry: dict[str, Any], name: str) -> Any:
-    return entry["digest"].get(name)
-
-
-def reason(error: StoreError, path: Path) -> str:
-    """The message of `error` without `path` at its head."""
-    return str(error).removeprefix(str(path)).lstrip(": ")
-
-
-def check_group(path: Path) -> None:
-    """Raise StoreError unless `path` is the metadata of a plain zarr group, spelled as it was written."""
+def check_group(backend: Backend, key: str) -> None:
+    """Raise StoreError unless `key` is the metadata of a plain zarr group, spelled as it was written."""
     try:
-        found = load_json(path, METADATA_BYTES)
+        data = backend.read(key, limit=METADATA_BYTES)
     except FileNotFoundError:
-        raise StoreError(f"{path} is missing; it was deleted") from None
-    if found != {"attributes": {}, "zarr_format": 3, "node_type": "group"}:
-        raise StoreError(f"{path} is not the metadata of a plain group; it is damaged")
-    check_spelling(path, found, indent=2, end="")
+        raise StoreError(f"{backend.name}/{key} is missing; it was deleted") from None
+    if data != layout.GROUP:
+        raise StoreError(f"{backend.name}/{key} is not the metadata of a plain group; it is damaged")

@@ -1,25 +1,23 @@
-"""A committed segment's chunk files, read one by one and trusted in nothing: sizes and links before content."""
+"""A committed segment's files, read one by one and trusted in nothing: sizes and links before content."""
 
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections import OrderedDict
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from toolkit.core import Array, Episode
 from toolkit.store import layout
-from toolkit.store.files import StoreError, canonical, load_json, read_bounded, refuse_links
+from toolkit.store.backend import Backend, load_json
+from toolkit.store.encoding import Damaged
+from toolkit.store.files import StoreError, canonical
 from toolkit.store.schema import Schema
 
 METADATA_BYTES = 1 << 20
-CHECKSUM_BYTES = 4
 CACHED = 2  # chunks of each array kept in memory
 
 
@@ -29,44 +27,55 @@ class SegmentFiles:
     So damaged metadata does not hide intact rows, and no false claim leads to an allocation.
     """
 
-    def __init__(self, root: Path, schema: Schema, entry: Mapping[str, Any]) -> None:
-        self.root, self.schema, self.entry = root, schema, entry
-        self.folder = root / "segments" / entry["id"]
+    def __init__(self, backend: Backend, schema: Schema, entry: Mapping[str, Any]) -> None:
+        self.backend, self.schema, self.entry = backend, schema, entry
+        self.folder = f"segments/{entry['id']}"
+        self.where = f"{backend.name}/{self.folder}"  # for messages
         self.row_arrays = layout.row_arrays(schema)
         self.arrays = self.row_arrays | layout.episode_arrays(schema)
-        self.chunk_shapes = {name: layout.chunk_shape(name, self.arrays[name][0], schema) for name in self.arrays}
-        self._reached: set[str] = set()  # arrays whose folders were seen to be no links
+        self.encodings = layout.encodings(schema, entry.get("profile", "fast"))
         self._cache: dict[str, OrderedDict[int, Array]] = {name: OrderedDict() for name in self.arrays}
+        self._spans: dict[str, tuple[int, list[tuple[int, int]]]] = {}  # of the shard last read of each array
 
     def count(self, name: str) -> int:
         """Committed entries of array `name`."""
         return int(self.entry["episodes" if name.startswith("episodes/") else "rows"])
 
+    def chunk_size(self, name: str) -> int:
+        """Entries in a chunk."""
+        return self.encodings[name].shape[0]
+
     def chunks(self, name: str) -> int:
-        """Chunk files that hold the committed entries; none if an entry has no numbers."""
-        return -(-self.count(name) // self.chunk_shapes[name][0]) if math.prod(self.arrays[name][0]) else 0
+        """Chunks that hold the committed entries; none if an entry has no numbers."""
+        return -(-self.count(name) // self.chunk_size(name)) if math.prod(self.arrays[name][0]) else 0
+
+    def files(self, name: str) -> int:
+        """Files that hold the committed entries."""
+        return -(-self.chunks(name) // self.encodings[name].chunks)
+
+    def key(self, name: str, file: int) -> str:
+        """Key of file number `file` along the first axis; files span the other axes whole."""
+        return "/".join([self.folder, name, "c", str(file), *["0"] * len(self.arrays[name][0])])
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Every file of the segment, by key, with its size."""
+        return self.backend.sizes(self.folder)
 
     def present(self, name: str) -> int:
-        """Names in the array's chunk folder: no more chunks than these can be there."""
-        try:
-            return len(os.listdir(self.folder / name / "c"))
-        except (FileNotFoundError, NotADirectoryError):
-            return 0
-
-    def chunk_path(self, name: str, number: int) -> Path:
-        """File of chunk `number` along the first axis; chunks span the other axes whole."""
-        return self.folder.joinpath(name, "c", str(number), *["0"] * len(self.arrays[name][0]))
+        """Files in the array's folder: no more can hold its entries."""
+        prefix = f"{self.folder}/{name}/c/"
+        return sum(key.startswith(prefix) for key in self.sizes)
 
     def check_metadata(self, name: str) -> int:
         """Length of the array on disk by its zarr.json. Raises StoreError if that differs from the schema's array."""
-        path = self.folder / name / "zarr.json"
-        refuse_links(self.root, path)
+        path = f"{self.where}/{name}/zarr.json"
         try:
-            found = load_json(path, METADATA_BYTES)
+            found = load_json(self.backend, f"{self.folder}/{name}/zarr.json", METADATA_BYTES)
         except FileNotFoundError:
             raise StoreError(f"{path} is missing; it was deleted") from None
         shape, dtype = self.arrays[name]
-        expected = layout.array_metadata(shape, dtype, self.chunk_shapes[name])
+        expected = self.encodings[name].metadata(shape)
         try:
             length, *rest = found["shape"]
             same = canonical({"storage_transformers": [], **found, "shape": rest}) == canonical(expected)
@@ -83,31 +92,49 @@ class SegmentFiles:
 
         Reads no data, so a commit that claims terabytes costs nothing.
         """
-        refuse_links(self.root, self.folder / name / "c")
-        expected, present = self.chunks(name), self.present(name)
+        expected, present = self.files(name), self.present(name)
         if present < expected:
+            for number in range(min(expected, present + 1)):  # a link or a gap is named, where there is one
+                self.check_file(name, number)
             raise StoreError(
-                f"{self.folder / name}: {self.count(name)} entries are committed in {expected} chunks, but at most "
-                f"{present} are on disk; chunks were deleted, or the commit's claim is false"
+                f"{self.where}/{name}: {self.count(name)} entries are committed in {expected} files, but at most "
+                f"{present} are there; files were deleted, or the commit's claim is false"
             )
         for number in range(expected):
-            self.check_chunk(name, number)
+            self.check_file(name, number)
 
-    def check_chunk(self, name: str, number: int) -> None:
-        """Raise StoreError unless the chunk's file is a regular file of the right size, reached through no link."""
-        path = self.chunk_path(name, number)
+    def check_file(self, name: str, number: int) -> int:
+        """The size of a file. Raises StoreError unless it is a regular file of a possible size, reached by no link."""
+        key = self.key(name, number)
+        size = self.sizes.get(key)
+        if size is None:
+            size = self.backend.size(key)  # says so if it is a link
+        if size is None:
+            raise StoreError(f"{self.backend.name}/{key} is missing; it was deleted")
+        least, most = self.encodings[name].file_bytes()
+        if not least <= size <= most:
+            due = f"{most}" if least == most else f"{least} to {most}"
+            raise StoreError(f"{self.backend.name}/{key} is {size} bytes long; expected {due}: it is damaged")
+        return size
+
+    def whole(self, name: str, number: int) -> list[Array]:
+        """All chunks of one file that hold committed entries, decoded, padding included.
+
+        Raises StoreError naming the file if it is missing or anything in it does not agree with its checksums.
+        """
+        key, encoding = self.key(name, number), self.encodings[name]
+        self.check_file(name, number)
+        data = self._bytes(
+            key, None, most=encoding.file_bytes()[1]
+        )  # as long as it is now: a writer may have added to the last one meanwhile
+        wanted = min(encoding.chunks, self.chunks(name) - number * encoding.chunks)
         try:
-            for step in path.parents[: len(self.arrays[name][0])]:
-                if stat.S_ISLNK(os.lstat(step).st_mode):
-                    raise StoreError(f"{step} is a symbolic link; a store holds none: put the data itself in its place")
-            found = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{path} is missing; it was deleted") from None
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a regular file"
-            raise StoreError(f"{path} is {kind}; a store holds none: put the data itself in its place")
-        if found.st_size != self._bytes(name):
-            raise StoreError(f"{path} is {found.st_size} bytes long; expected {self._bytes(name)}: it is damaged")
+            chunks = encoding.decode_file(data)
+        except Damaged as error:
+            raise StoreError(f"{self.backend.name}/{key}: {error}; it is damaged") from None
+        if len(chunks) < wanted:
+            raise StoreError(f"{self.backend.name}/{key} holds {len(chunks)} chunks; {wanted} are committed")
+        return chunks[:wanted]
 
     def chunk(self, name: str, number: int) -> Array:
         """Chunk `number` whole, padding included, its checksum verified. Raises StoreError naming the file."""
@@ -115,38 +142,63 @@ class SegmentFiles:
         if number in cache:
             cache.move_to_end(number)
             return cache[number]
-        if name not in self._reached:
-            refuse_links(self.root, self.folder / name / "c")
-            self._reached.add(name)
-        self.check_chunk(name, number)
-        path = self.chunk_path(name, number)
-        data = read_bounded(path, self._bytes(name))
-        content = data[:-CHECKSUM_BYTES]
-        if google_crc32c.value(content) != int.from_bytes(data[-CHECKSUM_BYTES:], "little"):
-            raise StoreError(f"{path}: checksum does not match its content; it is damaged")
-        cache[number] = np.frombuffer(content, self.arrays[name][1]).reshape(self.chunk_shapes[name])
+        cache[number] = chunk = self._chunk(name, *divmod(number, self.encodings[name].chunks))
         while len(cache) > CACHED:
             cache.popitem(last=False)
-        return cache[number]
+        return chunk
 
     def read(self, name: str, low: int, high: int) -> Array:
         """Entries low..high of array `name`. Raises StoreError naming the first damaged file in the way."""
         shape, dtype = self.arrays[name]
         if not math.prod(shape) or high <= low:
             return np.zeros((max(0, high - low), *shape), dtype)
-        size = self.chunk_shapes[name][0]
+        size = self.chunk_size(name)
         parts = [
             self.chunk(name, number)[max(0, low - number * size) : high - number * size]
             for number in range(low // size, -(-high // size))
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def blocks(self, name: str, file: int) -> Iterator[tuple[int, Array]]:
+        """First entry and committed entries of each chunk of a file: what digests are made of."""
+        size, first = self.chunk_size(name), file * self.encodings[name].chunks
+        for number, chunk in enumerate(self.whole(name, file), first):
+            yield number * size, chunk[: self.count(name) - number * size]
+
+    def column(self, name: str) -> Array:
+        """All committed entries of array `name`, verified against the commit's digest.
+
+        Raises StoreError naming the array if it is missing, short, or differs from what was committed; sizes on
+        disk are compared with what the commit claims before anything is allocated.
+        """
+        self.check_metadata(name)
+        self.check_claim(name)
+        shape, dtype = self.arrays[name]
+        values, total = np.zeros((self.count(name), *shape), dtype), 0
+        for file in range(self.files(name)):
+            for first, part in self.blocks(name, file):
+                values[first : first + len(part)] = part
+                total += layout.block_digest(name, first, part)
+        self.check_digest(name, total if self.files(name) else self.empty_digest(name))
+        return values
+
+    def check_digest(self, name: str, total: int) -> None:
+        """Raise StoreError unless the block digests of array `name` sum to what was committed."""
+        if layout.digest_hex(total) != self.entry["digest"].get(name):
+            raise StoreError(f"{self.where}/{name} differs from what was committed; it is damaged")
+
+    def empty_digest(self, name: str) -> int:
+        """Sum of the block digests of an array whose entries hold no numbers."""
+        check = layout.ArrayDigest(name, self.chunk_size(name))
+        check.update(0, np.zeros((self.count(name), *self.arrays[name][0]), self.arrays[name][1]))
+        return check.total
+
     def episode(self, at: Mapping[str, Any]) -> Episode:
         """The episode of one entry of the episode table, its categories as text. Raises StoreError as `read` does."""
         start, steps = int(at["start"]), int(at["length"])
         rows = {name: self.read(name, start, start + steps + 1).copy() for name in self.row_arrays}
         if not np.array_equal(layout.content_uid(rows), at["uid"]):  # sound chunks, but not those that were committed
-            raise StoreError(f"{self.folder}: the episode at row {start} is not what was committed; it is damaged")
+            raise StoreError(f"{self.where}: the episode at row {start} is not what was committed; it is damaged")
         columns: dict[str, Any] = {name: str(at[name]) for name in layout.CATEGORICAL}
         columns |= {"seed": int(at["seed"]), "context": at["context"].tolist()}
         columns["success"] = None if at["success"] < 0 else bool(at["success"])
@@ -159,5 +211,40 @@ class SegmentFiles:
             columns,
         )
 
-    def _bytes(self, name: str) -> int:
-        return math.prod(self.chunk_shapes[name]) * np.dtype(self.arrays[name][1]).itemsize + CHECKSUM_BYTES
+    def _chunk(self, name: str, file: int, inside: int, *, again: bool = True) -> Array:
+        """One chunk of a file. A writer may add to the last shard between two reads: then both are done again."""
+        encoding, key = self.encodings[name], self.key(name, file)
+        try:
+            if encoding.chunks == 1:
+                return encoding.decode(self._bytes(key, self.check_file(name, file)))
+            start, stop = self._span(name, file, inside)
+            return encoding.decode(self._bytes(key, stop - start, start))
+        except (Damaged, StoreError) as error:
+            if encoding.chunks > 1 and again:
+                self.__dict__.pop("sizes", None)
+                self._spans.pop(name, None)
+                return self._chunk(name, file, inside, again=False)
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.backend.name}/{key}: {error}; it is damaged") from None
+
+    def _bytes(self, key: str, size: int | None, start: int = 0, *, most: int = 0) -> bytes:
+        """`size` bytes from byte `start` on; None for all there are, `most` at most."""
+        try:
+            data = self.backend.read(key, limit=most if size is None else size, start=start, size=size)
+        except FileNotFoundError:
+            raise StoreError(f"{self.backend.name}/{key} is missing; it was deleted") from None
+        if size is not None and len(data) != size:
+            raise StoreError(f"{self.backend.name}/{key} ends before byte {start + size}; it was cut")
+        return data
+
+    def _span(self, name: str, file: int, inside: int) -> tuple[int, int]:
+        """First and last byte of one chunk in a shard. Raises StoreError or Damaged."""
+        if self._spans.get(name, (-1, []))[0] != file:
+            encoding, size = self.encodings[name], self.check_file(name, file)
+            index = self._bytes(self.key(name, file), encoding.index_bytes, size - encoding.index_bytes)
+            self._spans[name] = file, encoding.spans(index, size)
+        spans = self._spans[name][1]
+        if inside >= len(spans):
+            raise Damaged(f"holds {len(spans)} chunks; at least {inside + 1} are committed")
+        return spans[inside]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def info(store: ReplayStore) -> dict[str, Any]:
     return {
         "path": str(store.path),
         "commit": store.commit.number,
-        "commits": len(commit_numbers(store.path)),
+        "commits": len(commit_numbers(store.backend)),
         "fingerprint": store.fingerprint,
         "episodes": len(store),
         "transitions": store.transitions,
@@ -43,8 +42,8 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "behaviours": behaviours,
         "return": _summary(returns),
         "length": _summary(lengths),
-        "views": _view_names(store.path),
-        "bytes_on_disk": sum(p.stat().st_size for p in store.path.rglob("*") if p.is_file()),
+        "views": store.view_names(),
+        "bytes_on_disk": sum(store.backend.sizes().values()),
         "bytes_in_memory": 4 * width * (store.transitions + len(store)),
     }
 
@@ -53,10 +52,6 @@ def _summary(values: np.ndarray) -> dict[str, float] | None:
     if len(values) == 0:
         return None
     return {"mean": float(values.mean()), "least": float(values.min()), "greatest": float(values.max())}
-
-
-def _view_names(path: Path) -> list[str]:
-    return sorted(p.stem for p in (path / "views").glob("*.json"))
 
 
 def describe(found: dict[str, Any]) -> str:

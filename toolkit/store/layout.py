@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.core import Array
-from toolkit.store.files import ULID, StoreError, digest, load_json, refuse_links, write_json
+from toolkit.store.backend import Backend, load_json
+from toolkit.store.encoding import PROFILES, Encoding, Profile
+from toolkit.store.files import ULID, StoreError, digest, json_bytes
 from toolkit.store.schema import Schema
 
 FORMAT = 1
 CHUNK_BYTES = 1 << 20  # of the widest array; all arrays of a segment share the number of rows in a chunk
 MAX_CHUNK_ROWS = 1 << 14
 EPISODE_CHUNK = 1 << 10
+COMMIT_NAME = re.compile(r"([0-9]{20})\.json")
+GROUP_METADATA: dict[str, Any] = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+GROUP = json_bytes(GROUP_METADATA, indent=2, end="")  # zarr.json of a plain group, as zarr itself spells it
 CATEGORICAL = ("task", "behaviour")  # text columns, stored as codes into the commit's categories
 
 
@@ -52,28 +57,13 @@ def chunk_rows(schema: Schema) -> int:
     return min(MAX_CHUNK_ROWS, 1 << max(4, (CHUNK_BYTES // widest).bit_length() - 1))
 
 
-def chunk_shape(name: str, shape: tuple[int, ...], schema: Schema) -> tuple[int, ...]:
-    """Shape of one chunk of array `name`, whose entries have `shape`."""
-    first = EPISODE_CHUNK if name.startswith("episodes/") else chunk_rows(schema)
-    return (first, *(max(1, size) for size in shape))
-
-
-def array_metadata(shape: tuple[int, ...], dtype: str, chunks: tuple[int, ...]) -> dict[str, Any]:
-    """What zarr.json of an array must say, its length on the first axis left out (a writer may have grown it)."""
-    kind = np.dtype(dtype)
-    endian = {"configuration": {"endian": "little"}} if kind.itemsize > 1 else {}
-    return {
-        "shape": list(shape),
-        "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": kind.type(0).item(),
-        "codecs": [{"name": "bytes", **endian}, {"name": "crc32c"}],
-        "attributes": {},
-        "zarr_format": 3,
-        "node_type": "array",
-        "storage_transformers": [],
-    }
+def encodings(schema: Schema, profile: Profile) -> dict[str, Encoding]:
+    """Array name -> how its entries become files, for every array of a segment."""
+    found = {}
+    for name, (shape, dtype) in (row_arrays(schema) | episode_arrays(schema)).items():
+        first = EPISODE_CHUNK if name.startswith("episodes/") else chunk_rows(schema)
+        found[name] = Encoding(dtype, (first, *(max(1, size) for size in shape)), profile)
+    return found
 
 
 def content_uid(rows: dict[str, Array]) -> Array:
@@ -84,8 +74,21 @@ def content_uid(rows: dict[str, Array]) -> Array:
     return np.frombuffer(content.digest()[:16], np.uint8)
 
 
+def block_digest(name: str, first: int, part: Array) -> int:
+    """What one block of array `name`, from entry `first` on, adds to its digest; see `ArrayDigest`."""
+    part = np.ascontiguousarray(part)
+    content = sha256(f"{name}:{first}:{part.dtype.str}:{part.shape}:".encode())
+    content.update(part.data if part.size else b"")
+    return int.from_bytes(content.digest()[:16], "little")
+
+
+def digest_hex(total: int) -> str:
+    """32 hex digits of a sum of block digests."""
+    return f"{total % (1 << 128):032x}"
+
+
 class ArrayDigest:
-    """Digest of an array's first n rows that can grow: the sum, modulo 2**128, of one SHA-256 a block of rows.
+    """Digest of an array's first n entries that can grow: the sum, modulo 2**128, of one SHA-256 a block of them.
 
     The last, partial block is replaced when it grows, so appending never rereads what is committed.
     """
@@ -94,19 +97,18 @@ class ArrayDigest:
         self.name, self.block, self.total, self.tail = name, block, 0, 0
 
     def update(self, first: int, data: Array) -> None:
-        """Add rows `data` that start at row `first`, a multiple of the block, replacing a partial last block."""
+        """Add entries `data` that start at entry `first`, a multiple of the block, replacing a partial last block."""
         self.total -= self.tail
         self.tail = 0
         for offset in range(0, len(data), self.block):
-            part = np.ascontiguousarray(data[offset : offset + self.block])
-            text = f"{self.name}:{first + offset}:{part.dtype.str}:{part.shape}:".encode()
-            value = int.from_bytes(sha256(text + part.tobytes()).digest()[:16], "little")
+            part = data[offset : offset + self.block]
+            value = block_digest(self.name, first + offset, part)
             self.total += value
             self.tail = value if len(part) < self.block else 0
 
     def hex(self) -> str:
         """32 hex digits."""
-        return f"{self.total % (1 << 128):032x}"
+        return digest_hex(self.total)
 
 
 @dataclass(frozen=True)
@@ -124,22 +126,22 @@ class Commit:
         return sum(segment["episodes"] for segment in self.segments)
 
 
-def commit_path(root: Path, number: int) -> Path:
+def commit_key(number: int) -> str:
     """commits/<20 digits>.json"""
-    return root / "commits" / f"{number:020d}.json"
+    return f"commits/{number:020d}.json"
 
 
-def commit_numbers(root: Path) -> list[int]:
+def commit_numbers(backend: Backend) -> list[int]:
     """Numbers of the commit files present, ascending; nothing is read."""
-    return sorted(int(path.stem) for path in (root / "commits").glob("[0-9]" * 20 + ".json"))
+    return [int(found[1]) for name in backend.names("commits") if (found := COMMIT_NAME.fullmatch(name))]
 
 
-def read_commit(root: Path, number: int) -> Commit:
+def read_commit(backend: Backend, number: int) -> Commit:
     """Read and verify one commit. Raises StoreError naming the file if it is damaged or absent."""
-    path = commit_path(root, number)
-    refuse_links(root, path)
+    key = commit_key(number)
+    path = f"{backend.name}/{key}"
     try:
-        body = load_json(path)
+        body = load_json(backend, key)
         stated = body.pop("digest")
         if stated != digest(body) or body["number"] != number:
             raise StoreError(f"{path}: digest does not match its content; the file is damaged")
@@ -152,7 +154,9 @@ def read_commit(root: Path, number: int) -> Commit:
             raise StoreError(f"{path}: names one segment twice")
         return Commit(number, parent, tuple(body["segments"]), stated)
     except FileNotFoundError:
-        raise StoreError(f"{root} has no commit {number}; it has {commit_numbers(root) or 'none'}") from None
+        known = commit_numbers(backend)
+        shown = f"{known[0]} to {known[-1]}" if len(known) > 9 else known or "none"
+        raise StoreError(f"{backend.name} has no commit {number}; it has {shown}") from None
     except StoreError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -163,7 +167,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def _check_segment(path: Path, segment: Mapping[str, Any]) -> None:
+def _check_segment(path: str, segment: Mapping[str, Any]) -> None:
     """Types and plain bounds of one segment entry, so that nothing later trusts a number it should not."""
     if not isinstance(segment["id"], str) or not ULID.fullmatch(segment["id"]):
         raise StoreError(f"{path}: segment id {segment['id']!r} is not a ULID")
@@ -179,24 +183,26 @@ def _check_segment(path: Path, segment: Mapping[str, Any]) -> None:
     if not all(isinstance(value, str) for value in segment["digest"].values()):
         raise StoreError(f"{path}: digests of segment {segment['id']} are not all text")
     _ = segment["statistics"].items()
+    if segment.get("profile", "fast") not in PROFILES:
+        raise StoreError(f"{path}: segment {segment['id']} has profile {segment['profile']!r}; upgrade packmule")
 
 
-def newest_commit(root: Path) -> tuple[Commit, int]:
+def newest_commit(backend: Backend) -> tuple[Commit, int]:
     """The newest commit that verifies, and the highest number in use (damaged files hold theirs)."""
-    numbers = commit_numbers(root)
+    numbers = commit_numbers(backend)
     if not numbers:
-        raise StoreError(f"{root} has no commits; it is not a packmule store, or its commits folder was emptied")
+        raise StoreError(f"{backend.name} has no commits; it is not a packmule store, or its commits were deleted")
     damaged = ""
     for number in reversed(numbers):
         try:
-            return read_commit(root, number), numbers[-1]
+            return read_commit(backend, number), numbers[-1]
         except StoreError as error:
             damaged = str(error)
-    raise StoreError(f"{root}: no commit verifies; the last failure was: {damaged}")
+    raise StoreError(f"{backend.name}: no commit verifies; the last failure was: {damaged}")
 
 
-def publish(root: Path, segments: list[dict[str, Any]], *, number: int, parent: int | None) -> Commit:
+def publish(backend: Backend, segments: list[dict[str, Any]], *, number: int, parent: int | None) -> Commit:
     """Write commit `number`. Raises FileExistsError, and changes nothing, if another writer published it first."""
     body = {"format": FORMAT, "number": number, "parent": parent, "segments": segments}
-    write_json(commit_path(root, number), {**body, "digest": digest(body)}, create_only=True)
+    backend.create(commit_key(number), json_bytes({**body, "digest": digest(body)}))
     return Commit(number, parent, tuple(segments), digest(body))

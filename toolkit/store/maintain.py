@@ -15,9 +15,11 @@ import numpy as np
 
 from toolkit.core import Array, Episode
 from toolkit.store import layout
+from toolkit.store.backend import Backend, backend
 from toolkit.store.chunks import SegmentFiles
 from toolkit.store.committed import read_schema
-from toolkit.store.files import PARTIAL, ULID, StoreError, WriterLock, refuse_links
+from toolkit.store.encoding import Profile
+from toolkit.store.files import PARTIAL, ULID, StoreError, WriterLock
 from toolkit.store.reader import ReplayStore
 from toolkit.store.schema import Schema
 from toolkit.store.validate import Finding, ranges, survey
@@ -37,79 +39,89 @@ class Swept:
     bytes: int
 
 
-def gc(path: str | Path, *, age: float = AGE, dry_run: bool = False) -> Swept:
+def gc(path: str | Path | Backend, *, age: float = AGE, dry_run: bool = False) -> Swept:
     """Remove segments no commit names and temporary files, both untouched for `age` seconds; nothing else, ever.
 
-    A segment stays, whatever its age, while its writer lives (it holds a lock) or if it holds a file that packmule
-    does not write. Links are not followed. Raises StoreError, and removes nothing, if there is no store or a commit
-    is damaged: what that commit names is not known.
+    A segment stays, whatever its age, while its writer lives (in a folder it holds a lock; an object store knows no
+    locks, so there age must do: choose it longer than a writer may take between commits) or if it holds a file that
+    packmule does not write. Links are not followed. Raises StoreError, and removes nothing, if there is no store or
+    a commit is damaged: what that commit names is not known.
     """
-    root, now = Path(path), time.time()
-    read_schema(root)
-    named = _named(root)
+    place = backend(path)
+    read_schema(place)
+    named = _named(place)
     segments, kept, total = [], [], 0
-    for folder in sorted((root / "segments").iterdir()) if (root / "segments").is_dir() else []:
-        if folder.name in named or not ULID.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+    for name in place.names("segments"):
+        where = f"segments/{name}"
+        if name in named or not ULID.fullmatch(name) or _is_link(place, where):
             continue
-        where = f"segments/{folder.name}"
-        size, newest, foreign = _look(folder)
+        size, idle, foreign = _look(place, where)
         if foreign:
             kept.append(f"{where}: holds {foreign}, which packmule did not write")
-        elif now - newest < age:
-            kept.append(f"{where}: changed {now - newest:.0f} s ago, less than {age:.0f}")
-        elif _sweep(root, folder, dry_run=dry_run):
+        elif idle < age:
+            kept.append(f"{where}: changed {idle:.0f} s ago, less than {age:.0f}")
+        elif _sweep(place, where, dry_run=dry_run):
             segments.append(where)
             total += size
         else:
             kept.append(f"{where}: its writer is at work")
     partial = []
-    for base, _, names in os.walk(root):
-        for file in (Path(base) / name for name in sorted(names) if PARTIAL.fullmatch(name)):
-            if file.relative_to(root).as_posix().startswith(tuple(segments)) or file.is_symlink():
-                continue
-            found = file.stat()
-            if now - found.st_mtime >= age:
-                partial.append(file.relative_to(root).as_posix())
-                total += found.st_size
-                if not dry_run:
-                    file.unlink(missing_ok=True)
+    for key, size in place.sizes().items():
+        if not PARTIAL.fullmatch(key.rpartition("/")[2]) or key.startswith(tuple(f"{where}/" for where in segments)):
+            continue
+        idle = place.age(key) or 0.0
+        if idle >= age:
+            partial.append(key)
+            total += size
+            if not dry_run:
+                place.delete(key)
     return Swept(tuple(segments), tuple(partial), tuple(kept), total)
 
 
-def _named(root: Path) -> set[str]:
-    commits = [layout.read_commit(root, number) for number in layout.commit_numbers(root)]
+def _named(place: Backend) -> set[str]:
+    commits = [layout.read_commit(place, number) for number in layout.commit_numbers(place)]
     return {segment["id"] for commit in commits for segment in commit.segments}
 
 
-def _look(folder: Path) -> tuple[int, float, str]:
-    """Bytes in a segment's folder, when it last changed, and a file in it that is not ours ('' if none)."""
-    size, newest, foreign = 0, folder.stat().st_mtime, ""
-    for base, folders, names in os.walk(folder):
-        for name in [*folders, *names]:
-            path = Path(base) / name
-            found = path.lstat()
-            newest = max(newest, found.st_mtime)
-            size += found.st_size
-            relative = path.relative_to(folder).as_posix()
-            if path.is_symlink() or (name in names and not _OURS.fullmatch(relative)):
-                foreign = foreign or relative
-    return size, newest, foreign
+def _is_link(place: Backend, folder: str) -> bool:
+    return place.local is not None and ((place.local / folder).is_symlink() or not (place.local / folder).is_dir())
 
 
-def _sweep(root: Path, folder: Path, *, dry_run: bool) -> bool:
+def _look(place: Backend, folder: str) -> tuple[int, float, str]:
+    """Bytes in a segment's folder, seconds since it last changed, and a file in it that is not ours ('' if none)."""
+    sizes = place.sizes(folder)
+    ages = [place.age(key) or 0.0 for key in sizes]
+    there = [key.removeprefix(f"{folder}/") for key in sizes]
+    foreign = next((name for name in there if not _OURS.fullmatch(name)), "")
+    if place.local is not None:
+        root = place.local / folder
+        inside = [Path(base) / name for base, folders, names in os.walk(root) for name in [*folders, *names]]
+        links = [path.relative_to(root).as_posix() for path in inside if path.is_symlink()]
+        foreign = foreign or next(iter(links), "")
+        ages += [time.time() - path.lstat().st_mtime for path in (root, *inside)]
+    return sum(sizes.values()), min(ages, default=0.0), foreign
+
+
+def _sweep(place: Backend, folder: str, *, dry_run: bool) -> bool:
     """Remove a segment unless its writer lives or has committed it meanwhile."""
-    try:
-        lock = WriterLock(folder)
-    except BlockingIOError:
-        return False
-    try:
-        if folder.name in _named(root):  # committed since it was listed; after the lock nobody can
+    lock = None
+    if place.local is not None:
+        try:
+            lock = WriterLock(place.local / folder)
+        except BlockingIOError:
             return False
-        if not dry_run:
-            shutil.rmtree(folder)
+    try:
+        if folder.rpartition("/")[2] in _named(place):  # committed since it was listed; after the lock nobody can
+            return False
+        if not dry_run and place.local is not None:
+            shutil.rmtree(place.local / folder)
+        elif not dry_run:
+            for key in place.sizes(folder):
+                place.delete(key)
         return True
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class Repaired:
     commit: int | None  # the new commit; None if there was no need, or nothing was to be written
 
 
-def repair(path: str | Path, *, dry_run: bool = False) -> Repaired:
+def repair(path: str | Path | Backend, *, dry_run: bool = False) -> Repaired:
     """Publish a commit without what is damaged, and delete nothing: past commits and damaged files stay as they are.
 
     Intact episodes of a damaged segment are copied, each checked against its uid, into a new segment that takes the
@@ -130,17 +142,17 @@ def repair(path: str | Path, *, dry_run: bool = False) -> Repaired:
     its next commit would name it again. Raises StoreError if the schema or every commit is unreadable: from those
     nothing can be rebuilt.
     """
-    root = Path(path)
-    found = survey(root)
+    place = backend(path)
+    found = survey(place)
     newest = found.newest
     if found.schema is None or newest is None:
-        raise StoreError(f"{root} cannot be repaired: {'; '.join(map(str, found.findings))}; restore it from a copy")
-    for folder in ("commits", "segments"):
-        refuse_links(root, root / folder)
+        raise StoreError(
+            f"{place.name} cannot be repaired: {'; '.join(map(str, found.findings))}; restore it from a copy"
+        )
     entries: list[dict[str, Any]] = []
     gone: list[Array] = []
     rewritten, writers, base = [], [], 0
-    target = _Target(root, found.schema, newest)
+    target = _Target(place, found.schema, newest, "fast")
     for entry in newest.segments:
         if entry["id"] not in found.broken:
             entries.append(entry)
@@ -150,20 +162,20 @@ def repair(path: str | Path, *, dry_run: bool = False) -> Repaired:
             lost = lost[: entry["episodes"]] if len(lost) else np.ones(entry["episodes"], bool)
             gone.append(base + np.flatnonzero(lost))
             if not dry_run and not lost.all():
-                writer = Writer(target)
-                for episode, uid in _intact(root, found.schema, entry, lost):
+                writer = Writer(target, profile=entry.get("profile", "fast"))
+                for episode, uid in _intact(place, found.schema, entry, lost):
                     writer.append(episode, uid=uid)
                 entries.append(writer.seal())
                 writers.append(writer)  # holds the new segment's lock until the commit is published
         base += entry["episodes"]
-    numbers = layout.commit_numbers(root)
+    numbers = layout.commit_numbers(place)
     stale = numbers[-1] != newest.number  # the newest commit file is damaged: readers fall back, with a new one on top
     commit = None
     if not dry_run and (rewritten or stale):
         try:
-            commit = layout.publish(root, entries, number=numbers[-1] + 1, parent=newest.number).number
+            commit = layout.publish(place, entries, number=numbers[-1] + 1, parent=newest.number).number
         except FileExistsError:
-            raise StoreError(f"{root}: another writer committed during the repair; run it again") from None
+            raise StoreError(f"{place.name}: another writer committed during the repair; run it again") from None
     del writers
     return Repaired(tuple(found.findings), ranges(np.concatenate([[], *gone])), tuple(rewritten), commit)
 
@@ -172,13 +184,14 @@ def repair(path: str | Path, *, dry_run: bool = False) -> Repaired:
 class _Target:
     """A store whose episode table may be unreadable, as a writer needs it."""
 
-    path: Path
+    backend: Backend
     schema: Schema
     commit: layout.Commit
+    profile: Profile
 
 
-def _intact(root: Path, schema: Schema, entry: dict[str, Any], lost: Array) -> Iterator[tuple[Episode, bytes]]:
-    files = SegmentFiles(root, schema, entry)
+def _intact(place: Backend, schema: Schema, entry: dict[str, Any], lost: Array) -> Iterator[tuple[Episode, bytes]]:
+    files = SegmentFiles(place, schema, entry)
     for number in np.flatnonzero(~lost).tolist():
         at: dict[str, Any] = {}
         for name in layout.episode_arrays(schema):
@@ -189,32 +202,35 @@ def _intact(root: Path, schema: Schema, entry: dict[str, Any], lost: Array) -> I
         yield files.episode(at), at["uid"].tobytes()
 
 
-def merge(sources: Sequence[str | Path | ReplayStore], into: str | Path) -> tuple[ReplayStore, int, int]:
+def merge(
+    sources: Sequence[str | Path | ReplayStore], into: str | Path | Backend, *, profile: Profile | None = None
+) -> tuple[ReplayStore, int, int]:
     """Copy the episodes of `sources` into the store `into` (made if it is not there), in one commit.
 
     Episodes whose content `into` holds already are left out, so the same call repeated changes nothing. Returns the
-    store, the number of episodes copied and the number left out. Raises ValueError naming the first difference if
+    store, the number of episodes copied and the number left out. `profile` is what they are written in: that of
+    `into` by default, of the first source if `into` is made. Raises ValueError naming the first difference if
     schemas differ, StoreError if an episode is damaged; then nothing is committed. The collection settings of the
     result's environment are kept where all sources agree.
     """
     opened = [item if isinstance(item, ReplayStore) else ReplayStore.open(item) for item in sources]
-    into = Path(into)
     if not opened:
         raise ValueError("nothing to merge: name at least one source")
-    target = ReplayStore.open(into) if into.exists() else None
+    place = backend(into)
+    target = None if _vacant(place) else ReplayStore.open(place)
     schema = opened[0].schema if target is None else target.schema
     for store in opened:
-        if store.path.resolve() == into.resolve():
-            raise ValueError(f"{into} is both a source and the store to merge into; choose another one")
+        if _same_place(store.backend, place):
+            raise ValueError(f"{place.name} is both a source and the store to merge into; choose another one")
         if difference := _difference(schema, store.schema):
             raise ValueError(
-                f"{store.path} does not fit {into if target is not None else opened[0].path}: {difference}"
+                f"{store.path} does not fit {place.name if target is not None else opened[0].path}: {difference}"
             )
     if target is None:
-        target = ReplayStore.create(into, _common(opened))
+        target = ReplayStore.create(place, _common(opened), profile=profile or opened[0].profile)
     known = {uid.tobytes() for uid in target.episodes["uid"]}
     copied = skipped = 0
-    with target.writer() as writer:
+    with target.writer(profile=profile) as writer:
         for store in opened:
             for index, uid in enumerate(store.episodes["uid"]):
                 if uid.tobytes() in known:
@@ -223,7 +239,17 @@ def merge(sources: Sequence[str | Path | ReplayStore], into: str | Path) -> tupl
                 writer.append(store.episode(index), uid=uid.tobytes())
                 known.add(uid.tobytes())
                 copied += 1
-    return ReplayStore.open(into), copied, skipped
+    return ReplayStore.open(place), copied, skipped
+
+
+def _vacant(place: Backend) -> bool:
+    return place.size("zarr.json") is None if place.local is None else not place.local.exists()
+
+
+def _same_place(one: Backend, two: Backend) -> bool:
+    if one.local is not None and two.local is not None:
+        return one.local.resolve() == two.local.resolve()
+    return one.name == two.name
 
 
 def _common(stores: list[ReplayStore]) -> Schema:

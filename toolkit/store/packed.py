@@ -20,6 +20,7 @@ import torch
 from toolkit.core import Array
 from toolkit.sampling import Packed
 from toolkit.sampling.index import SPARE
+from toolkit.store.backend import Backend
 from toolkit.store.files import StoreError, canonical, digest, flush_directory, write_json
 from toolkit.store.schema import Schema
 
@@ -51,10 +52,11 @@ def available_memory() -> int:
     return max(0, min(limits, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
 
 
-def cache_folders(store: Path) -> list[Path]:
-    """Where a packed file may stand: in the store, or for a store that cannot be written in the user's cache."""
+def cache_folders(store: Backend) -> list[Path]:
+    """Where a packed file may stand: in the store; for one that is remote or read-only, in the user's cache."""
     user = os.environ.get("PACKMULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "packmule")
-    return [store / "derived", Path(user).expanduser()]
+    inside = [] if store.local is None else [store.local / "derived"]
+    return [*inside, Path(user).expanduser()]
 
 
 class PackedFile:
@@ -64,7 +66,7 @@ class PackedFile:
     is of this commit, schema and layout and has every byte; `check` reads it all. What does not fit is rebuilt.
     """
 
-    def __init__(self, store: Path, schema: Schema, commit_digest: str, rows: int) -> None:
+    def __init__(self, store: Backend, schema: Schema, commit_digest: str, rows: int) -> None:
         self._folders = cache_folders(store)
         self._name = f"packed-v{LAYOUT}-{commit_digest[:40]}"
         self._schema, self._rows = schema, rows

@@ -9,25 +9,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import zarr
 
 from toolkit.core import Array, Episode, Spec
 from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
 from toolkit.store import layout
-from toolkit.store.chunks import SegmentFiles
-from toolkit.store.committed import KIND, EpisodeTable, read_schema, read_table
-from toolkit.store.files import (
-    DurableStore,
-    StoreError,
-    canonical,
-    checked_name,
-    digest,
-    flush_directory,
-    load_json,
-    new_ulid,
-    refuse_links,
-    write_json,
-)
+from toolkit.store.backend import Backend, LocalBackend, backend, load_json
+from toolkit.store.committed import KIND, Committed, EpisodeTable, read_root
+from toolkit.store.encoding import Profile, checked_profile
+from toolkit.store.files import StoreError, canonical, checked_name, digest, flush_directory, json_bytes, new_ulid
 from toolkit.store.packed import Tier
 from toolkit.store.rows import Rows
 from toolkit.store.sampled import Sampled
@@ -42,50 +31,69 @@ class ReplayStore(Sampled):
     """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
 
     def __init__(
-        self, path: Path, schema: Schema, commit: layout.Commit, table: EpisodeTable, rows: Rows, chosen: Array | None
+        self, committed: Committed, profile: Profile, table: EpisodeTable, rows: Rows, chosen: Array | None
     ) -> None:
         """Use `create` or `open`."""
-        self.path, self.schema, self.commit, self.episodes = path, schema, commit, table
-        self._rows, self._chosen = rows, chosen  # chosen: positions in the commit's table, None for all
-        self.files = DurableStore(path)
-        self._chunks: dict[str, SegmentFiles] = {}
+        self.backend, self.schema, self.commit = committed.backend, committed.schema, committed.commit
+        self.profile, self.episodes = profile, table
+        self._committed, self._rows, self._chosen = committed, rows, chosen  # chosen: positions in the commit's table
 
     @classmethod
-    def create(cls, path: str | Path, schema: Schema) -> ReplayStore:
-        """A new, empty store. Raises FileExistsError if anything is at `path`, OSError if it cannot be written."""
-        path = Path(path)
-        if path.exists():
-            raise FileExistsError(f"{path} already exists; open it, or choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{new_ulid()}.partial")  # a kill leaves no half a store under the name
+    def create(cls, path: str | Path | Backend, schema: Schema, *, profile: Profile = "fast") -> ReplayStore:
+        """A new, empty store in a folder, at a URL, or in a backend.
+
+        `profile` is what its writers use: "fast" (plain chunks, quickest to write and read) or "compact" (compressed
+        shards: fewer and smaller files, for archives and object stores).
+        Raises FileExistsError if anything is at `path`, OSError if it cannot be written.
+        """
+        place = backend(path)
+        attributes = {"kind": KIND, "format": layout.FORMAT, "schema": schema.to_json()}
+        if checked_profile(profile) != "fast":
+            attributes["profile"] = profile
+        metadata = {**layout.GROUP_METADATA, "attributes": {**attributes, "digest": digest(attributes)}}
+        root = json_bytes(metadata, indent=2, end="")
+        if place.local is None:
+            place.create("zarr.json", root)
+            layout.publish(place, [], number=0, parent=None)
+            return cls.open(path)
+        final = place.local
+        if final.exists():
+            raise FileExistsError(f"{final} already exists; open it, or choose another name")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = final.with_name(f".{new_ulid()}.partial")  # a kill leaves no half a store under the name
         try:
-            files = DurableStore(partial)
-            attributes = {"kind": KIND, "format": layout.FORMAT, "schema": schema.to_json()}
-            zarr.create_group(files, attributes={**attributes, "digest": digest(attributes)}, zarr_format=3)
-            files.flush()
-            layout.publish(partial, [], number=0, parent=None)
-            os.rename(partial, path)  # fails if another process made a store here meanwhile
+            made = LocalBackend(partial)
+            made.create("zarr.json", root)
+            layout.publish(made, [], number=0, parent=None)
+            os.rename(partial, final)  # fails if another process made a store here meanwhile
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        flush_directory(path.parent)
+        flush_directory(final.parent)
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path, *, commit: int | None = None) -> ReplayStore:
+    def open(cls, path: str | Path | Backend, *, commit: int | None = None) -> ReplayStore:
         """Open at the newest commit that verifies, or at a named one.
 
         Raises StoreError if there is no store, it is damaged or foreign, or its format is newer than this program.
         """
-        path = Path(path)
-        schema = read_schema(path)
-        for folder in ("commits", "segments", "views"):
-            refuse_links(path, path / folder)
-        state = layout.newest_commit(path)[0] if commit is None else layout.read_commit(path, commit)
-        return cls(path, schema, state, read_table(path, schema, state), Rows(path, schema, state), None)
+        place = backend(path)
+        schema, profile = read_root(place)
+        state = layout.newest_commit(place)[0] if commit is None else layout.read_commit(place, commit)
+        committed = Committed(place, schema, state)
+        return cls(committed, profile, committed.table, Rows(committed), None)
 
-    def writer(self) -> Writer:
-        """A new writer; see `Writer`. This object goes on showing the commit it was opened at."""
-        return Writer(self)
+    @property
+    def path(self) -> Path | str:
+        """The store's folder, or its URL."""
+        return self.backend.name if self.backend.local is None else self.backend.local
+
+    def writer(self, *, profile: Profile | None = None) -> Writer:
+        """A new writer, of the store's profile or another; see `Writer`.
+
+        This object goes on showing the commit it was opened at.
+        """
+        return Writer(self, profile=profile)
 
     def __len__(self) -> int:
         """Episodes in this store or view."""
@@ -106,11 +114,8 @@ class ReplayStore(Sampled):
         """Episode `index`, read from disk. Raises IndexError if there is none, StoreError if it is damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
-        at = {name: values[index] for name, values in self.episodes.columns.items()}
-        segment = self.commit.segments[int(at["segment"])]
-        if segment["id"] not in self._chunks:
-            self._chunks[segment["id"]] = SegmentFiles(self.path, self.schema, segment)
-        return self._chunks[segment["id"]].episode(at)
+        at = self.episodes.entry(index)
+        return self._committed.segments[int(at["segment"])].episode(at)
 
     def view(self, name_or_mask: str | Array) -> ReplayStore:
         """A subset: a saved view's name, a boolean mask (E,), or integer positions (n,) of this store's episodes.
@@ -133,9 +138,8 @@ class ReplayStore(Sampled):
         if given.min() < 0 or given.max() >= len(self) or len(np.unique(given)) != len(given):
             raise ValueError(f"positions must be distinct and lie in 0 to {len(self) - 1}")
         base = np.arange(len(self)) if self._chosen is None else self._chosen
-        return ReplayStore(
-            self.path, self.schema, self.commit, self.episodes.take(given), self._rows, np.asarray(base[given])
-        )
+        table = self.episodes.take(given)
+        return ReplayStore(self._committed, self.profile, table, self._rows, np.asarray(base[given]))
 
     def nested(self, episodes: int, *, seed: int) -> ReplayStore:
         """A random subset: the first `episodes` of one seeded permutation, so a small one lies inside every larger."""
@@ -159,27 +163,34 @@ class ReplayStore(Sampled):
 
         Saving the same again changes nothing. Raises FileExistsError if another view has the name.
         """
-        if view.path != self.path or view.commit.digest != self.commit.digest:
+        if view.backend.name != self.backend.name or view.commit.digest != self.commit.digest:
             raise ValueError(f"view {name!r} is of another store or commit")
         chosen = [int(i) for i in (np.arange(len(view)) if view._chosen is None else view._chosen)]
         body = {"commit": self.commit.number, "commit_digest": self.commit.digest, "episodes": chosen}
-        path = self.path / "views" / f"{checked_name('view', name)}.json"
-        if path.exists() and canonical(load_json(path)) == canonical({**body, "digest": digest(body)}):
+        key, full = f"views/{checked_name('view', name)}.json", {**body, "digest": digest(body)}
+        if self.backend.size(key) is not None and canonical(load_json(self.backend, key)) == canonical(full):
             return
-        write_json(path, {**body, "digest": digest(body)}, create_only=True)
+        try:
+            self.backend.create(key, json_bytes(full))
+        except FileExistsError:
+            raise FileExistsError(f"{self.path} has another view {name!r}; choose another name") from None
+
+    def view_names(self) -> list[str]:
+        """Names of the saved views, whatever commit they are pinned to."""
+        return [name.removesuffix(".json") for name in self.backend.names("views") if name.endswith(".json")]
 
     def _saved_view(self, name: str) -> ReplayStore:
-        path = self.path / "views" / f"{checked_name('view', name)}.json"
+        key = f"views/{checked_name('view', name)}.json"
+        path = f"{self.backend.name}/{key}"
         try:
-            refuse_links(self.path, path)
-            body = load_json(path)
+            body = load_json(self.backend, key)
             if body.pop("digest") != digest(body):
                 raise StoreError(f"{path}: digest does not match its content; the view is damaged, save it again")
             chosen, pin, pinned = body["episodes"], body["commit_digest"], body["commit"]
             if not all(type(index) is int and 0 <= index < 1 << 63 for index in chosen):
                 raise StoreError(f"{path}: episodes are not all indices; the view is damaged")
         except FileNotFoundError:
-            known = sorted(p.stem for p in path.parent.glob("*.json"))
+            known = self.view_names()
             raise StoreError(f"{self.path} has no view {name!r}; it has {', '.join(known) or 'none'}") from None
         except StoreError:
             raise

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-import zarr
 
 from toolkit.core import Array
 from toolkit.sampling import Chunk, Packed
 from toolkit.sampling.index import SPARE
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
-from toolkit.store.committed import open_array, open_segment
-from toolkit.store.files import StoreError
+from toolkit.store.committed import Committed
 from toolkit.store.packed import PackedFile, Tier, choose_tier
-from toolkit.store.schema import Schema
 from toolkit.store.writer import pack
 
-CHUNKS_AT_ONCE = 8  # of the store's chunks, read together while packing
+READERS = 2  # threads that read, check and pack: one waits for the disk while the other counts sums
+AHEAD = 4  # files' worth of rows in flight while packing
 STREAM_ROWS = 1 << 13  # least rows in one streamed chunk
+
+Sums = dict[str, int]  # by array, of the block digests of some of its rows
 
 
 class Rows:
     """All committed rows of one commit."""
 
-    def __init__(self, path: Path, schema: Schema, commit: layout.Commit) -> None:
-        self.path, self.schema, self.commit = path, schema, commit
-        self._opened: dict[int, dict[str, zarr.Array]] = {}
-        self.total = sum(segment["rows"] for segment in commit.segments)
-        self.width = schema.obs_dim + schema.action_dim + 2
-        self.offsets = np.cumsum([0, *(segment["rows"] for segment in commit.segments)])  # first row of each segment
-        self.file = PackedFile(path, schema, commit.digest, self.total)
+    def __init__(self, committed: Committed) -> None:
+        self.backend, self.schema, self.commit = committed.backend, committed.schema, committed.commit
+        self._segments = committed.segments
+        self.total = sum(segment["rows"] for segment in self.commit.segments)
+        self.width = self.schema.obs_dim + self.schema.action_dim + 2
+        self.offsets = np.cumsum([0, *(segment["rows"] for segment in self.commit.segments)])  # of each segment
+        self.names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
+        self.file = PackedFile(self.backend, self.schema, self.commit.digest, self.total)
 
     def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
         """The tier to use. Raises ValueError for an unknown one."""
@@ -50,14 +52,13 @@ class Rows:
     @cached_property
     def packed(self) -> Packed:
         """The memory tier: every row read once and verified."""
-        for number in range(len(self.commit.segments)):
-            self._arrays(number)
+        for files in self._segments:
+            self._check_claims(files)
         rows = torch.empty(self.total + SPARE, self.width)
-        view, at = rows.numpy(), 0
+        view = rows.numpy()
         view[self.total :] = 0.0
-        for block in self.blocks():
-            view[at : at + len(block)] = block
-            at += len(block)
+        for _ in self._pack(view):
+            pass
         return self._packed(rows)
 
     @cached_property
@@ -66,22 +67,66 @@ class Rows:
         return self.file.open(self.blocks)
 
     def blocks(self) -> Iterator[Array]:
-        """Packed rows (n, W) in order, a few chunks at a time.
+        """Packed rows (n, W) in order, a file's worth at a time.
 
         Each segment is verified against the commit's digests as it is read; raises StoreError naming the array,
         at the latest after the segment's last block.
         """
-        chunk = layout.chunk_rows(self.schema)
-        for number, segment in enumerate(self.commit.segments):
-            checks = {name: layout.ArrayDigest(name, chunk) for name in self._arrays(number)}
-            for first in range(0, segment["rows"], chunk * CHUNKS_AT_ONCE):
-                data = self._read(number, first, min(first + chunk * CHUNKS_AT_ONCE, segment["rows"]))
-                for name, values in data.items():
-                    checks[name].update(first, values)
-                yield pack(self.schema, data)
-            for name, check in checks.items():
-                if check.hex() != segment["digest"].get(name):
-                    raise StoreError(f"{self._where(number, name)} differs from what was committed; it is damaged")
+        yield from self._pack(None)
+
+    def _pack(self, into: Array | None) -> Iterator[Array]:
+        """As `blocks`; with `into` (R, W) they are parts of it. A few files are read, checked and packed ahead."""
+        with ThreadPoolExecutor(READERS, "packmule-read") as pool:
+            for files, base in zip(self._segments, self.offsets, strict=False):
+                self._check_claims(files)
+                totals = {name: 0 for name in self.names}
+                waiting: deque[Future[tuple[Array, Sums]]] = deque()
+                numbers = iter(range(max(files.files(name) for name in self.names)))
+                try:
+                    while True:
+                        while len(waiting) < AHEAD and (number := next(numbers, None)) is not None:
+                            waiting.append(pool.submit(self._file, files, number, int(base), into))
+                        if not waiting:
+                            break
+                        block, sums = waiting.popleft().result()
+                        for name, value in sums.items():
+                            totals[name] += value
+                        yield block
+                finally:
+                    for future in waiting:
+                        future.cancel()
+                for name, total in totals.items():
+                    files.check_digest(name, total if files.files(name) else files.empty_digest(name))
+
+    def _file(self, files: SegmentFiles, number: int, base: int, into: Array | None) -> tuple[Array, Sums]:
+        """Rows of file `number` of a segment, packed, and the digests of what was read."""
+        data: dict[str, list[Array]] = {}
+        sums: Sums = {}
+        first = stop = 0
+        for name in self.names:
+            if files.files(name):
+                blocks = list(files.blocks(name, number))
+                first, stop = blocks[0][0], blocks[-1][0] + len(blocks[-1][1])
+                sums[name] = sum(layout.block_digest(name, at, part) for at, part in blocks)
+                data[name] = [part for _, part in blocks]
+        rows = np.empty((stop - first, self.width), np.float32) if into is None else into[base + first : base + stop]
+        at = 0
+        for parts in zip(*data.values(), strict=True):
+            block = dict(zip(data, parts, strict=True))
+            size = len(parts[0])
+            for name in self.names:
+                if name not in block:  # of arrays without numbers
+                    shape, dtype = files.arrays[name]
+                    block[name] = np.zeros((size, *shape), dtype)
+            rows[at : at + size] = pack(self.schema, block)
+            at += size
+        return rows, sums
+
+    def _check_claims(self, files: SegmentFiles) -> None:
+        """Raise StoreError if an array that packed rows are made of is missing, short, or other than the schema's."""
+        for name in self.names:
+            files.check_metadata(name)
+            files.check_claim(name)  # before a claim of terabytes is allocated
 
     def chunks(self, starts: Array, lengths: Array) -> list[Chunk]:
         """The streaming tier: the given episodes (packed first rows and steps) in runs that are read together.
@@ -94,7 +139,7 @@ class Rows:
         first_row, stop_row = starts[order], (starts + lengths + 1)[order]
         segment = np.searchsorted(self.offsets, first_row, side="right") - 1
         for number in np.unique(segment):
-            self._arrays(int(number))  # a missing chunk would read as zeros: they are counted first
+            self._check_claims(self._segments[int(number)])
         found, at = [], 0
         while at < len(order):
             number = int(segment[at])
@@ -113,38 +158,6 @@ class Rows:
     def _packed(self, rows: torch.Tensor, spare: int = SPARE) -> Packed:
         return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
 
-    def _where(self, number: int, name: str) -> str:
-        return f"{self.path}: segments/{self.commit.segments[number]['id']}/{name}"
-
-    def _arrays(self, number: int) -> dict[str, zarr.Array]:
-        """The arrays of one segment that packed rows are made of. Raises StoreError if one is missing or short."""
-        if number not in self._opened:
-            segment = self.commit.segments[number]
-            names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
-            files, found = SegmentFiles(self.path, self.schema, segment), {}
-            for name in names:
-                files.check_metadata(name)
-                files.check_claim(name)  # before a claim of terabytes is allocated
-            group = open_segment(self.path, segment)
-            for name in names:
-                try:
-                    array = open_array(group, name)
-                except Exception as error:
-                    raise StoreError(
-                        f"{self._where(number, name)} cannot be opened ({error}); it is damaged"
-                    ) from error
-                if array.shape[0] < segment["rows"]:
-                    raise StoreError(f"{self._where(number, name)} has fewer rows than {segment['rows']}; it was cut")
-                found[name] = array
-            self._opened[number] = found
-        return self._opened[number]
-
     def _read(self, number: int, first: int, stop: int) -> dict[str, Array]:
-        found = {}
-        for name, array in self._arrays(number).items():
-            try:
-                found[name] = np.asarray(array[first:stop])
-            except Exception as error:
-                where = self._where(number, name)
-                raise StoreError(f"{where} cannot be read ({type(error).__name__}: {error}); it is damaged") from error
-        return found
+        files = self._segments[number]
+        return {name: files.read(name, first, stop) for name in self.names}

@@ -12,12 +12,14 @@ import numpy as np
 from toolkit.core import Array
 from toolkit.store import layout
 from toolkit.store.audit import Audit, Severity, check_group, reason
+from toolkit.store.backend import Backend, backend, check_spelling, load_json
 from toolkit.store.committed import read_schema
-from toolkit.store.files import StoreError, check_spelling, digest, load_json, refuse_links
+from toolkit.store.files import StoreError, digest
 from toolkit.store.layout import Commit
 from toolkit.store.reader import ReplayStore
 from toolkit.store.schema import Schema
 
+ATTRIBUTES = ("kind", "format", "schema", "digest")  # of a store's root group, and perhaps "profile"
 UIDS = 100  # uids listed in one finding; its ranges are always complete
 
 
@@ -46,7 +48,7 @@ class Finding:
 class Survey:
     """All findings of one store, and what is left of each segment."""
 
-    path: Path
+    backend: Backend
     schema: Schema | None
     commits: dict[int, Commit]  # those that can be read
     findings: list[Finding]
@@ -59,7 +61,7 @@ class Survey:
         return self.commits[max(self.commits)] if self.commits else None
 
 
-def validate(store: ReplayStore | str | Path, *, commit: int | None = None) -> list[Finding]:
+def validate(store: ReplayStore | str | Path | Backend, *, commit: int | None = None) -> list[Finding]:
     """Read everything the commits name (or one commit names) and return all that is wrong; an empty list is clean.
 
     Checked: root metadata and schema; every commit and view; in every segment the metadata, the presence, size and
@@ -69,18 +71,19 @@ def validate(store: ReplayStore | str | Path, *, commit: int | None = None) -> l
 
     Raises StoreError if there is no store at all, or no such commit.
     """
-    return survey(store.path if isinstance(store, ReplayStore) else Path(store), commit=commit).findings
+    return survey(store.backend if isinstance(store, ReplayStore) else backend(store), commit=commit).findings
 
 
-def survey(path: Path, *, commit: int | None = None) -> Survey:
+def survey(place: Backend, *, commit: int | None = None) -> Survey:
     """What `validate` finds, with what `repair` needs to know."""
-    numbers = layout.commit_numbers(path)
-    if not numbers and not (path / "zarr.json").exists():
-        raise StoreError(f"no store at {path}: {'it has no zarr.json' if path.exists() else 'nothing is there'}")
+    numbers = layout.commit_numbers(place)
+    if not numbers and place.size("zarr.json") is None:
+        there = place.local is not None and place.local.exists()
+        raise StoreError(f"no store at {place.name}: {'it has no zarr.json' if there else 'nothing is there'}")
     if commit is not None and commit not in numbers:
-        raise StoreError(f"{path} has no commit {commit}; it has {numbers or 'none'}")
-    done = Survey(path, None, {}, [], {}, set())
-    done.schema = _root(path, done.findings)
+        raise StoreError(f"{place.name} has no commit {commit}; it has {numbers or 'none'}")
+    done = Survey(place, None, {}, [], {}, set())
+    done.schema = _root(place, done.findings)
     _commits(done, numbers if commit is None else [commit], complete=commit is None)
     newest = done.newest
     if newest is None:
@@ -91,49 +94,47 @@ def survey(path: Path, *, commit: int | None = None) -> Survey:
     return done
 
 
-def _root(path: Path, findings: list[Finding]) -> Schema | None:
+def _root(place: Backend, findings: list[Finding]) -> Schema | None:
     schema = None
     try:
-        schema = read_schema(path)
-        found = load_json(path / "zarr.json")
-        if list(found) != ["attributes", "zarr_format", "node_type"] or found["zarr_format"] != 3:
+        schema = read_schema(place)
+        found = load_json(place, "zarr.json")
+        if list(found) != list(layout.GROUP_METADATA) or found["zarr_format"] != 3:
             raise StoreError("not the metadata of a zarr v3 group")
-        if found["node_type"] != "group" or set(found["attributes"]) != {"kind", "format", "schema", "digest"}:
+        if found["node_type"] != "group" or set(found["attributes"]) - {"profile"} != {*ATTRIBUTES}:
             raise StoreError("not the metadata of a replay store")
-        check_spelling(path / "zarr.json", found, indent=2, end="")
+        check_spelling(place, "zarr.json", found, indent=2, end="")
     except StoreError as error:
         tail = "" if schema is not None else "; segments cannot be checked without the schema"
-        findings.append(Finding("error", "zarr.json", reason(error, path / "zarr.json") + tail))
-    if (path / "segments").exists():
+        findings.append(Finding("error", "zarr.json", reason(error, place, "zarr.json") + tail))
+    if place.names("segments"):
         try:
-            refuse_links(path, path / "segments" / "zarr.json")
-            check_group(path / "segments" / "zarr.json")
+            check_group(place, "segments/zarr.json")
         except StoreError as error:
-            findings.append(Finding("warning", "segments/zarr.json", reason(error, path / "segments" / "zarr.json")))
+            findings.append(Finding("warning", "segments/zarr.json", reason(error, place, "segments/zarr.json")))
     return schema
 
 
 def _commits(done: Survey, numbers: list[int], *, complete: bool) -> None:
     for number in numbers:
-        path = layout.commit_path(done.path, number)
+        key = layout.commit_key(number)
         severity: Severity = "error" if number == numbers[-1] else "warning"
         try:
-            done.commits[number] = layout.read_commit(done.path, number)
+            done.commits[number] = layout.read_commit(done.backend, number)
         except StoreError as error:
-            what = reason(error, path)
+            what = reason(error, done.backend, key)
             if number == numbers[-1] and complete:
                 what += "; readers fall back to the commit before, and what this one added is not seen"
-            done.findings.append(Finding(severity, f"commits/{path.name}", what, number))
+            done.findings.append(Finding(severity, key, what, number))
             continue
         try:
-            check_spelling(path, load_json(path), indent=1, end="\n")
+            check_spelling(done.backend, key, load_json(done.backend, key))
         except StoreError as error:
-            done.findings.append(Finding(severity, f"commits/{path.name}", reason(error, path), number))
+            done.findings.append(Finding(severity, key, reason(error, done.backend, key), number))
     if complete:
         named = {0} | {c.parent for c in done.commits.values() if c.parent is not None}
         for missing in sorted(named - set(numbers)):
-            name = f"commits/{layout.commit_path(done.path, missing).name}"
-            done.findings.append(Finding("warning", name, "is missing; it was deleted", missing))
+            done.findings.append(Finding("warning", layout.commit_key(missing), "is missing; it was deleted", missing))
 
 
 def _segments(done: Survey, schema: Schema, newest: Commit, *, single: bool) -> None:
@@ -146,7 +147,7 @@ def _segments(done: Survey, schema: Schema, newest: Commit, *, single: bool) -> 
         entries = sorted((entry for entry, _ in versions.values()), key=lambda e: (e["rows"], e["episodes"]))
         last = max(number for _, number in versions.values())
         raw: list[tuple[str, str, Array | None, Severity]] = []
-        audit = Audit(done.path, schema, entries, lambda *given, raw=raw: raw.append(given))  # type: ignore[misc]
+        audit = Audit(done.backend, schema, entries, lambda *given, raw=raw: raw.append(given))  # type: ignore[misc]
         audit.run()
         done.lost[name] = audit.lost
         for where, what, affected, severity in raw:
@@ -188,15 +189,16 @@ def _uids(audit: Audit, affected: Array) -> tuple[str, ...]:
 
 
 def _views(done: Survey, numbers: list[int], commit: int | None) -> None:
-    for path in sorted((done.path / "views").glob("*.json")):
-        problem = ""
+    for name in done.backend.names("views"):
+        if not name.endswith(".json"):
+            continue
+        key, problem = f"views/{name}", ""
         try:
-            refuse_links(done.path, path)
-            body = load_json(path)
+            body = load_json(done.backend, key)
             stated = body.pop("digest")
             if stated != digest(body) or set(body) != {"commit", "commit_digest", "episodes"}:
                 raise StoreError("digest does not match its content; the view is damaged, save it again")
-            check_spelling(path, {**body, "digest": stated}, indent=1, end="\n")
+            check_spelling(done.backend, key, {**body, "digest": stated})
             pin = done.commits.get(body["commit"])
             if commit is not None and body["commit"] != commit:
                 continue
@@ -213,11 +215,11 @@ def _views(done: Survey, numbers: list[int], commit: int | None) -> None:
                 elif len(set(chosen)) != len(chosen) or not chosen:
                     problem = "names an episode twice, or none at all"
         except StoreError as error:
-            problem = reason(error, path)
+            problem = reason(error, done.backend, key)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             problem = f"not a readable view ({type(error).__name__}: {error})"
         if problem:
-            done.findings.append(Finding("error", f"views/{path.name}", problem))
+            done.findings.append(Finding("error", key, problem))
 
 
 def ranges(indices: Array | Iterable[int]) -> tuple[tuple[int, int], ...]:

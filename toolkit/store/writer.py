@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
 
 from toolkit.core import Array, Episode
 from toolkit.store import layout
-from toolkit.store.files import DurableStore, StoreError, WriterLock, new_ulid
+from toolkit.store.backend import Backend, LocalBackend
+from toolkit.store.encoding import Encoding, Profile, checked_profile
+from toolkit.store.files import StoreError, WriterLock, json_bytes, new_ulid
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 
@@ -20,42 +19,66 @@ from toolkit.store.statistics import Running, transition_statistics
 class Target(Protocol):
     """What a writer needs of a store."""
 
-    path: Path
+    backend: Backend
     schema: Schema
     commit: layout.Commit
+    profile: Profile
 
 
 class _Column:
     """One array of the segment: what is staged since the last whole chunk, and where it goes."""
 
-    def __init__(self, group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, chunk: int) -> None:
-        self.array = group.create_array(
-            name,
-            shape=(0, *shape),
-            chunks=(chunk, *(max(1, size) for size in shape)),
-            dtype=dtype,
-            compressors=[Crc32cCodec()],
-            config={"write_empty_chunks": True},
-        )
-        self.chunk, self.written = chunk, 0  # `written` rows are in whole chunks on disk
-        self.staged = [np.zeros((0, *shape), dtype)]
-        self.digest = layout.ArrayDigest(name, chunk)
+    def __init__(self, backend: Backend, folder: str, name: str, shape: tuple[int, ...], encoding: Encoding) -> None:
+        self.backend, self.folder, self.shape, self.encoding = backend, f"{folder}/{name}", shape, encoding
+        self.chunk = encoding.shape[0]
+        self.written = 0  # entries in whole chunks: on disk, or in `shard`
+        self.shard: list[bytes] = []  # encoded chunks of the file that is not full yet
+        self.waiting = False  # whether some of them are not on disk
+        self.staged = [np.zeros((0, *shape), encoding.dtype)]
+        self.digest = layout.ArrayDigest(name, self.chunk)
 
     def stage(self, data: Array) -> None:
-        array = np.asarray(data, self.array.dtype)
-        self.staged.append(array if array.ndim == self.array.ndim else array[None])
+        array = np.asarray(data, self.encoding.dtype)
+        self.staged.append(array if array.ndim == 1 + len(self.shape) else array[None])
 
     def write(self, *, whole_chunks_only: bool) -> None:
         data = np.concatenate(self.staged)
         whole = len(data) // self.chunk * self.chunk
         upto = whole if whole_chunks_only else len(data)
         if upto:
-            self.array.resize((self.written + upto, *self.array.shape[1:]))
-            if data[:upto].size:
-                self.array[self.written : self.written + upto] = data[:upto]
             self.digest.update(self.written, data[:upto])
+        if data.size:
+            for first in range(0, whole, self.chunk):
+                self._encode(self.written + first, data[first : first + self.chunk])
+            if upto > whole:
+                last = np.zeros(self.encoding.shape, self.encoding.dtype)
+                last[: upto - whole] = data[whole:upto]
+                self._put(self.written + whole, [*self.shard, self.encoding.encode(last)])
+            elif self.waiting and not whole_chunks_only:
+                self._put(self.written + whole - 1, self.shard)
         self.written += whole
         self.staged = [data[whole:]]
+
+    def _encode(self, entry: int, chunk: Array) -> None:
+        """Add a whole chunk to the file that is being filled, and write that file when it is full."""
+        self.shard.append(self.encoding.encode(chunk))
+        self.waiting = True
+        if len(self.shard) == self.encoding.chunks:
+            self._put(entry, self.shard)
+            self.shard = []
+
+    def describe(self, length: int) -> None:
+        """Write zarr.json: `length` entries."""
+        metadata = self.encoding.metadata(self.shape)
+        metadata["shape"] = [length, *metadata["shape"]]
+        self.backend.write(f"{self.folder}/zarr.json", json_bytes(metadata, indent=2, end=""))
+
+    def _put(self, entry: int, encoded: list[bytes]) -> None:
+        """Write the file that holds `entry`."""
+        number = entry // (self.chunk * self.encoding.chunks)
+        key = "/".join([self.folder, "c", str(number), *["0"] * len(self.shape)])
+        self.backend.write(key, self.encoding.file(encoded))
+        self.waiting = False
 
 
 class Writer:
@@ -64,10 +87,13 @@ class Writer:
     As a context manager it commits when the block ends, and leaves nothing visible when the block raises.
     """
 
-    def __init__(self, store: Target) -> None:
+    def __init__(self, store: Target, *, profile: Profile | None = None) -> None:
         self._store, self._schema = store, store.schema
-        self._files = DurableStore(store.path)  # its own: what it flushes is what it wrote
+        local = store.backend.local
+        self._backend = store.backend if local is None else LocalBackend(local)  # its own: it flushes what it wrote
+        self._profile: Profile = store.profile if profile is None else checked_profile(profile)
         self._id = new_ulid()
+        self._base: layout.Commit | None = None  # the commit the next one is built on, as far as is known
         self._columns: dict[str, _Column] = {}
         self._rows = self._episodes = self._committed = 0
         self._staged_rows = 0
@@ -121,21 +147,30 @@ class Writer:
             return self._store.commit.number
         entry = self.seal()
         while True:
-            base, highest = layout.newest_commit(self._store.path)
-            others = [segment for segment in base.segments if segment["id"] != self._id]
+            if self._base is None:
+                self._base, highest = layout.newest_commit(self._backend)
+                number = highest + 1
+            else:  # of this writer: unless another was faster, the next number is free, however many there are
+                number = self._base.number + 1
+            others = [segment for segment in self._base.segments if segment["id"] != self._id]
             try:
-                done = layout.publish(self._store.path, [*others, entry], number=highest + 1, parent=base.number)
+                self._base = layout.publish(self._backend, [*others, entry], number=number, parent=self._base.number)
             except FileExistsError:
+                self._base = None
                 continue
             self._committed = self._episodes
-            return done.number
+            return self._base.number
 
     def seal(self) -> dict[str, Any]:
         """Flush every episode appended so far to disk and return what a commit says of them; publish nothing."""
         self._write(whole_chunks_only=False)
-        self._files.flush()
+        for name, column in self._columns.items():
+            column.describe(self._episodes if name.startswith("episodes/") else self._rows)
+        self._backend.flush()
+        profile = {} if self._profile == "fast" else {"profile": self._profile}
         return {
             "id": self._id,
+            **profile,
             "rows": self._rows,
             "episodes": self._episodes,
             "digest": {name: column.digest.hex() for name, column in self._columns.items()},
@@ -157,13 +192,19 @@ class Writer:
             raise
 
     def _create(self) -> None:
-        chunk = layout.chunk_rows(self._schema)
-        group = zarr.open_group(self._files, path=f"segments/{self._id}", mode="w-", zarr_format=3)
-        self._lock = WriterLock(self._store.path / "segments" / self._id)
-        for name, (shape, dtype) in layout.row_arrays(self._schema).items():
-            self._columns[name] = _Column(group, name, shape, dtype, chunk)
-        for name, (shape, dtype) in layout.episode_arrays(self._schema).items():
-            self._columns[name] = _Column(group, name, shape, dtype, layout.EPISODE_CHUNK)
+        folder = f"segments/{self._id}"
+        arrays = layout.row_arrays(self._schema) | layout.episode_arrays(self._schema)
+        groups = {folder} | {
+            f"{folder}/{'/'.join(name.split('/')[:n])}" for name in arrays for n in range(1, name.count("/") + 1)
+        }
+        if self._backend.size("segments/zarr.json") is None:
+            self._backend.write("segments/zarr.json", layout.GROUP)
+        for group in sorted(groups):
+            self._backend.write(f"{group}/zarr.json", layout.GROUP)
+        if self._backend.local is not None:
+            self._lock = WriterLock(self._backend.local / folder)
+        for name, encoding in layout.encodings(self._schema, self._profile).items():
+            self._columns[name] = _Column(self._backend, folder, name, arrays[name][0], encoding)
 
     def _table_entry(self, episode: Episode, rows: dict[str, Array]) -> dict[str, Array]:
         columns = dict(episode.columns)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_data import Data
+from toolkit.cli_data import Data, Location
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -62,7 +62,7 @@ class Collect:
 
     suite: Positional[str]
     """pendulum, pointmaze, ..."""
-    out: Path
+    out: Location
     """The store to make, or to continue."""
     episodes: int = 100
     contexts: int = 16
@@ -191,8 +191,8 @@ class Learners:
 class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
-    store: Path
-    """The replay store."""
+    store: Location
+    """The replay store: a folder, or a URL like s3://bucket/prefix."""
     view: str | None = None
     """A saved view of the store; the whole store by default."""
     commit: int | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from toolkit.engines.local import TaskFailed, interrupt_flag, map_tasks, only_on
 from toolkit.envs import Behaviour, Split, Suite, check_split
 from toolkit.envs._measure import random_policy
 from toolkit.store import ReplayStore, Schema
+from toolkit.store.backend import backend
+from toolkit.store.maintain import vacant
 
 BLOCK = 10
 """Mean length, in steps, of the blocks in which the expert or the random policy acts."""
@@ -211,18 +214,19 @@ def collect(
     when Ctrl-C stops it.
 
     Raises ValueError, before anything is written, for arguments that do not fit, or if `out` is a store of
-    another collection or holds more episodes already, and BlockingIOError if another process collects into it.
+    another collection or holds more episodes already, and BlockingIOError if another process collects into it: at a
+    URL, where there are no locks, when that process commits first.
     """
     settings = {"contexts": contexts, "coverage": coverage, "noise": noise, "seed": seed, "split": "train"}
     stream(suite_name, episodes=episodes, **settings)  # type: ignore[arg-type]  # checks the arguments
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    suite, out = registry.suite(suite_name), Path(out)
+    suite, place = registry.suite(suite_name), backend(out)
     made_by = {"suite": suite_name, "collect": settings}
-    if not out.exists():
+    if vacant(place):
         env = suite.make()
         ReplayStore.create(
-            out,
+            place,
             Schema.from_spaces(
                 observation=env.observation_space,
                 action=env.action_space,
@@ -232,7 +236,7 @@ def collect(
             ),
         )
         env.close()
-    store = ReplayStore.open(out)
+    store = ReplayStore.open(place)
     if store.schema.environment != made_by:
         raise ValueError(
             f"{out} was made by {store.schema.environment}, not by {made_by}: give the same flags to continue it, "
@@ -240,26 +244,33 @@ def collect(
         )
     if len(store) == episodes:
         return store
-    with only_one(out):
-        store = ReplayStore.open(out)  # another process may have committed before this one had the lock
+    with only_one(place.local) if place.local is not None else nullcontext():
+        store = ReplayStore.open(place)  # another process may have committed before this one had the lock
         if len(store) > episodes:
             raise ValueError(
                 f"{out} holds {len(store)} episodes already, more than the {episodes} asked for: use a view"
             )
         made = _ordered(suite_name, {"episodes": episodes, **settings}, len(store), episodes, workers)
         _append(store, made, progress)
-    return ReplayStore.open(out)
+    return ReplayStore.open(place)
 
 
 def _append(store: ReplayStore, made: Iterator[Episode], progress: Callable[[int], None] | None) -> None:
     """Append and commit what is `made`. An interrupt waits for the episode being written, and commits."""
     writer, last_commit = store.writer(), time.monotonic()
+
+    def commit() -> None:
+        try:
+            writer.commit(rebase=store.backend.local is not None)
+        except FileExistsError:
+            raise BlockingIOError(f"{store.path}: another process committed to it meanwhile; run it again") from None
+
     try:
         for done, episode in enumerate(made, len(store) + 1):
             with interrupt_flag() as interrupted:
                 writer.append(episode)
                 if time.monotonic() - last_commit > COMMIT_SECONDS:
-                    writer.commit()
+                    commit()
                     last_commit = time.monotonic()
             if interrupted.is_set():
                 raise KeyboardInterrupt
@@ -267,9 +278,9 @@ def _append(store: ReplayStore, made: Iterator[Episode], progress: Callable[[int
                 progress(done)
     except (KeyboardInterrupt, TaskFailed):
         with interrupt_flag():
-            writer.commit()
+            commit()
         raise
-    writer.commit()
+    commit()
 
 
 def _ordered(suite_name: str, arguments: dict[str, Any], start: int, stop: int, workers: int) -> Iterator[Episode]:

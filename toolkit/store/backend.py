@@ -22,6 +22,7 @@ from toolkit.store.files import (
 
 KEY = re.compile(r"(?!\.{1,2}(?:/|$))[^/\0\\]+(?:/(?!\.{1,2}(?:/|$))[^/\0\\]+)*")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+MANGLED = re.compile(r"(s3|gs|az|memory):/")  # what a Path makes of a URL
 
 
 class Backend(Protocol):
@@ -86,6 +87,8 @@ def backend(where: str | Path | Backend) -> Backend:
 
     Raises ImportError saying which extra to install if a URL needs one, ValueError for a scheme that is unknown.
     """
+    if isinstance(where, Path) and (mangled := MANGLED.match(str(where))):
+        raise ValueError(f"{where} is a Path, which drops a slash of a URL; give {mangled[1]}://... as a str")
     if isinstance(where, str) and is_url(where):
         from toolkit.store.remote import ObjectBackend
 
@@ -180,7 +183,10 @@ class LocalBackend:
     def delete(self, key: str) -> None:
         """See `Backend`."""
         path = self.path(key)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
         self._touch(path)
 
     def flush(self) -> None:

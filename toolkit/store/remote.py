@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -197,10 +198,8 @@ class ObjectBackend:
         return None if made is None else str(made)
 
     async def _delete(self, key: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             await self._ask("delete", key, obstore.delete_async(self._store, self._path(key)))
-        except FileNotFoundError:
-            pass
 
     async def _age(self, key: str) -> float | None:
         if (found := await self._head(key)) is None:
@@ -316,9 +315,9 @@ def _connect(scheme: str, bucket: str, options: dict[str, str]) -> Any:
         options = {"disable_bulk_delete": "true", **options, **place}  # keys are deleted one by one
     patience = timedelta(seconds=_seconds())
     try:
-        return from_url(
+        return from_url(  # type: ignore[call-overload]  # options are checked by it
             f"{scheme}://{bucket}",
-            config=options,  # type: ignore[arg-type]
+            config=options,
             client_options={"allow_http": endpoint.startswith("http://"), "timeout": patience},
             retry_config={"max_retries": RETRIES, "retry_timeout": patience},
         )

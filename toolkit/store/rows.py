@@ -47,7 +47,8 @@ class Rows:
             return wanted
         if "packed" in self.__dict__:  # in memory already
             return "memory"
-        return choose_tier(self.total * self.width * 4, self.file.folders, self.file.find() is not None)
+        size, built = self.total * self.width * 4, self.file.find() is not None
+        return choose_tier(size, self.file.folders, built, remote=self.backend.local is None)
 
     @cached_property
     def packed(self) -> Packed:

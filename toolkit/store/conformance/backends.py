@@ -15,7 +15,7 @@ from toolkit.store.files import StoreError
 RIVALS = 6  # that create one key at the same time
 ROUNDS = 20
 LIMIT = 1 << 20
-KEYS = 1100  # more than one page of a listing
+KEYS = 1010  # more than one page of a listing
 BAD_KEYS = ("", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/..", ".", "./a", "a/./b", "a\\b", "a\0b")
 
 
@@ -50,7 +50,7 @@ class BackendConformance:
 
     def test_what_is_written_is_read(self) -> None:
         backend = self.open(fresh("written"))
-        values = {"one": b"1", "empty": b"", "deep/er/bytes": bytes(range(256)) * 9, "big": secrets.token_bytes(3 << 20)}
+        values = {"one": b"1", "empty": b"", "deep/er": bytes(range(256)) * 9, "big": secrets.token_bytes(3 << 20)}
         for key, value in values.items():
             backend.write(key, value)
         backend.flush()
@@ -71,14 +71,12 @@ class BackendConformance:
         backend = self.open(fresh("absent"))
         must(backend.names() == [] and backend.sizes() == {}, "a new place is not empty")
         backend.write("there/key", b"1")
-        for key in ("none", "there/none", "there/key/below", "none/below", "there"):
-            if key != "there":  # a folder is nothing to read, but may be looked at
-                raises(FileNotFoundError, backend.read, key, limit=LIMIT)
-                must(backend.size(key) is None, f"{key} is absent but has a size")
-                must(backend.age(key) is None, f"{key} is absent but has an age")
-                backend.delete(key)
-            if key != "there":
-                must(backend.names(key) == [] and backend.sizes(key) == {}, f"{key} is absent but holds something")
+        for key in ("none", "there/none", "there/key/below", "none/below"):
+            raises(FileNotFoundError, backend.read, key, limit=LIMIT)
+            must(backend.size(key) is None, f"{key} is absent but has a size")
+            must(backend.age(key) is None, f"{key} is absent but has an age")
+            backend.delete(key)
+            must(backend.names(key) == [] and backend.sizes(key) == {}, f"{key} is absent but holds something")
         raises(FileNotFoundError, backend.read_many, ["there/key", "none"], limit=LIMIT)
         must(backend.read("there/key", limit=LIMIT) == b"1", "deleting absent keys touched another")
 
@@ -87,7 +85,8 @@ class BackendConformance:
         value = bytes(range(100))
         backend.write("key", value)
         backend.write("empty", b"")
-        for start, size in ((0, 100), (0, 1), (7, 20), (99, 1), (0, None), (60, None), (90, 20), (0, 500), (100, 5), (200, 1)):
+        inside = ((0, 100), (0, 1), (7, 20), (99, 1), (30, 0), (0, None), (60, None))
+        for start, size in (*inside, (90, 20), (0, 500), (100, 5), (200, 1)):
             expected = value[start:] if size is None else value[start : start + size]
             found = backend.read("key", limit=LIMIT, start=start, size=size)
             must(found == expected, f"{size} bytes from byte {start} of 100 gave {len(found)} bytes: {found[:9]!r}...")
@@ -211,15 +210,15 @@ class BackendConformance:
         backend = self.open(fresh("age"))
         began = time.monotonic()
         backend.write("key", b"1")
-        first = backend.age("key")
+        first = _age(backend)
         time.sleep(1.1)
-        second = backend.age("key")
+        second = _age(backend)
         slack = time.monotonic() - began + 2.0  # clocks that count whole seconds
-        must(first is not None and 0 <= first <= slack, f"the age of a new value is {first}")
-        must(second is not None and first < second <= slack, f"the age went from {first} to {second} in 1.1 s")
+        must(0 <= first <= slack, f"the age of a new value is {first}")
+        must(first < second <= slack, f"the age went from {first} to {second} in 1.1 s")
         backend.write("key", b"2")
-        third = backend.age("key")
-        must(third is not None and third < second, f"writing again took the age from {second} to {third}")
+        third = _age(backend)
+        must(third < second, f"writing again took the age from {second} to {third}")
 
     def test_it_says_where_it_is(self) -> None:
         place = fresh("name")
@@ -227,3 +226,10 @@ class BackendConformance:
         must(place in backend.name, f"{backend.name!r} does not say which place it is")
         must(backend.local is None or backend.local.name == place, f"its folder is {backend.local}")
         backend.flush()  # nothing written yet: nothing to do
+
+
+def _age(backend: Backend) -> float:
+    found = backend.age("key")
+    if found is None:
+        raise AssertionError("a value that was written has no age")
+    return found

@@ -167,11 +167,13 @@ class StoreConformance:
         must(np.array_equal(np.sort(streamed.reward.numpy().ravel()), rewards), "an epoch is not every transition once")
 
     def test_a_flipped_bit_is_found_wherever_it_is(self) -> None:
-        place = self._made("flipped", [1, 2, 3], each=2)
+        place = self._made("flipped", [1, 2])
         backend = self.open(place)
         ReplayStore.open(backend).save_view("some", ReplayStore.open(backend).view(np.array([0])))
         backend.flush()
-        for number, (key, size) in enumerate(backend.sizes().items()):
+        kinds = ("zarr.json", "commits/", "views/", "/obs/goal/c/", "/reward/zarr.json", "/uid/c/", "/start/c/")
+        for number, kind in enumerate(kinds):
+            key, size = next((key, size) for key, size in backend.sizes().items() if kind in f"/{key}")
             whole = backend.read(key, limit=LIMIT)
             at = (number * 7919) % size
             backend.write(key, whole[:at] + bytes([whole[at] ^ 1 << number % 8]) + whole[at + 1 :])

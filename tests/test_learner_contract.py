@@ -13,7 +13,7 @@ from helpers import equal_states, leaves, through_files, toy_batch, toy_spec
 from torch import Tensor
 
 from toolkit import registry
-from toolkit.core import ActionDensity, Batch, Family, Learner, LearnerConfig, Policy, Spec, Step
+from toolkit.core import ActionDensity, Batch, Family, Learner, LearnerConfig, Moments, Policy, Spec, Step
 
 CONTINUOUS = toy_spec()
 
@@ -49,6 +49,18 @@ def deterministic(learner: Learner) -> bool:
     """Whether policies with different seeds act alike."""
     step = look(CONTINUOUS, 3, first=True)
     return np.array_equal(learner.policy(seed=0).act(step), learner.policy(seed=1).act(step))
+
+
+def test_data_of_images_alone_are_refused_by_learners_that_read_none(config):
+    nothing, empty = Moments.of(np.zeros((1, 0))), np.zeros(0, np.float32)
+    spec = dataclasses.replace(
+        CONTINUOUS, obs_dim=0, obs=nothing, delta=nothing, obs_resolution=empty, images={"camera": (8, 8, 3)}
+    )
+    if config.takes_images:
+        build(config, spec=spec)
+    else:
+        with pytest.raises(ValueError, match="images"):
+            build(config, spec=spec)
 
 
 def test_config_is_frozen_and_names_its_family(config):

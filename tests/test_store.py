@@ -238,7 +238,9 @@ def test_a_deleted_chunk_is_an_error(make_store):
     chunk = next((store.path / "segments").rglob("reward/c/0"))
     chunk.unlink()
     with pytest.raises(StoreError, match="reward"):
-        _ = ReplayStore.open(store.path).spec
+        ReplayStore.open(store.path).sampler(seed=0)
+    with pytest.raises(StoreError, match="reward"):
+        _ = ReplayStore.open(store.path).view(np.array([0])).spec
 
 
 def test_foreign_missing_and_newer_stores_are_refused_clearly(tmp_path, schema):

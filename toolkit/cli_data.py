@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -101,13 +101,15 @@ class Merge:
     sources: Positional[list[Location]]
     into: Location
     """The store to make, or to add to."""
+    profile: Literal["fast", "compact"] | None = None
+    """How to write them: plain chunks, or compressed shards; that of the store by default, or of the first source."""
     json: bool = False
     """Print JSON for programs."""
 
     def run(self) -> int:
         from toolkit.store.maintain import merge
 
-        store, copied, known = merge(self.sources, self.into)
+        store, copied, known = merge(self.sources, self.into, profile=self.profile)
         if self.json:
             print(json.dumps({"copied": copied, "known": known, "episodes": len(store), "commit": store.commit.number}))
         else:

@@ -24,35 +24,39 @@ Family = Literal["supervised", "unsupervised", "offline_rl", "model_based"]
 class Episode:
     """T steps of one episode. The last observation is the one that follows the last action.
 
-    Raises ValueError if lengths disagree, the episode is empty, or a number is not finite.
+    Raises ValueError, naming the field, if lengths disagree, the episode is empty, a list is ragged, or a number is
+    not finite.
     """
 
-    obs: Array | dict[str, Array]  # (T+1, ...); a dict maps observation key -> (T+1, ...)
-    action: Array  # (T, A) float32 or (T,) integer
+    obs: Any  # an array (T+1, ...), or dicts and tuples, nested like the space, whose leaves are (T+1, ...)
+    action: Array  # (T, ...) float32, or integers: (T,) for a Discrete space
     reward: Array  # (T,) float32
     terminated: bool  # False: truncated, the last step still bootstraps
     info: dict[str, Array] = field(default_factory=dict)  # per-step extras, (T, ...)
     columns: dict[str, Any] = field(default_factory=dict)  # behaviour, context, task, seed, success
 
     def __post_init__(self) -> None:
-        steps = len(self.reward)
+        named = {f"observation {key!r}": values for key, values in self.observations().items()}
+        arrays = {name: _array(name, values) for name, values in ({"action": self.action} | named).items()}
+        reward = _array("reward", self.reward)
+        info = {f"info {key!r}": _array(f"info {key!r}", values) for key, values in self.info.items()}
+        steps = len(reward)
         if steps == 0:
             raise ValueError("episode has no steps; record at least one action and its reward")
-        if len(self.action) != steps:
-            raise ValueError(f"episode has {steps} rewards but {len(self.action)} actions; expected as many of each")
-        for key, values in self.observations().items():
-            if len(values) != steps + 1:
+        if len(arrays["action"]) != steps:
+            raise ValueError(
+                f"episode has {steps} rewards but {len(arrays['action'])} actions; expected as many of each"
+            )
+        for name in named:
+            if len(arrays[name]) != steps + 1:
                 raise ValueError(
-                    f"episode has {steps} rewards but {len(values)} observations of {key!r}; expected {steps + 1}: "
+                    f"episode has {steps} rewards but {len(arrays[name])} entries of {name}; expected {steps + 1}: "
                     "keep the observation that follows the last action"
                 )
-        for key, values in self.info.items():
-            if len(values) != steps:
-                raise ValueError(f"info {key!r} has {len(values)} entries; expected {steps}, one for each step")
-        named = {f"observation {k!r}": v for k, v in self.observations().items()}
-        named |= {"action": self.action, "reward": self.reward}
-        for name, values in named.items():
-            array = np.asarray(values)
+        for name, array in info.items():
+            if len(array) != steps:
+                raise ValueError(f"{name} has {len(array)} entries; expected {steps}, one for each step")
+        for name, array in {**arrays, "reward": reward}.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 first = int(np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0, 0])
                 raise ValueError(f"{name} is not finite at step {first}; NaN and infinity cannot be stored")
@@ -62,8 +66,35 @@ class Episode:
         return len(self.reward)
 
     def observations(self) -> dict[str, Array]:
-        """The observations as a dict; a bare array has the key 'observation'."""
-        return self.obs if isinstance(self.obs, dict) else {"observation": self.obs}
+        """The observations by name; see `leaves`."""
+        return leaves(self.obs)
+
+
+def leaves(obs: Any) -> dict[str, Any]:
+    """An observation's leaves by name: keys of nested dicts, and places in tuples, joined with "/".
+
+    {"arm": {"angle": x}, "cameras": (y,)} has "arm/angle" and "cameras/0"; a bare array is "observation".
+    """
+    if not isinstance(obs, Mapping | tuple):
+        return {"observation": obs}
+    found: dict[str, Any] = {}
+    for key, part in obs.items() if isinstance(obs, Mapping) else enumerate(obs):
+        if isinstance(part, Mapping | tuple):
+            found |= {f"{key}/{name}": leaf for name, leaf in leaves(part).items()}
+        else:
+            found[str(key)] = part
+    return found
+
+
+def _array(name: str, values: Any) -> Array:
+    """`values` as an array with a first axis. Raises ValueError naming the field."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name} is not an array ({error}); give every step the same shape") from None
+    if array.ndim == 0:
+        raise ValueError(f"{name} is {values!r}; expected an array with one entry a step")
+    return array
 
 
 @dataclass(frozen=True)
@@ -102,6 +133,7 @@ class Spec:
     reward: Moments  # (1,)
     obs_resolution: Array  # (O,) bin widths for code lengths, raw units
     action_resolution: Array  # (A,)
+    images: dict[str, tuple[int, ...]] = field(default_factory=dict)  # key -> (H, W, C) of Batch.images
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; `from_json` gives back an equal Spec."""
@@ -111,6 +143,8 @@ class Spec:
                 return [float(x) for x in value]
             if isinstance(value, Moments):
                 return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+            if isinstance(value, dict):
+                return {name: list(shape) for name, shape in value.items()}
             return value
 
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
@@ -126,7 +160,8 @@ class Spec:
                 return Moments(**{k: rich(v) for k, v in value.items()})
             return value
 
-        return cls(**{k: rich(v) for k, v in data.items()})
+        images = {str(name): tuple(int(n) for n in shape) for name, shape in data.get("images", {}).items()}
+        return cls(**{k: rich(v) for k, v in data.items() if k != "images"}, images=images)
 
 
 @dataclass(frozen=True)
@@ -144,7 +179,7 @@ class Batch:
     valid: Tensor  # (B, L) bool; False past the episode's end
     episode: Tensor  # (B,) int64; position of the window's episode in the view it was drawn from
     goal: Tensor | None = None  # (B, L+1, G) float32, the last G numbers of obs
-    images: dict[str, Tensor] | None = None  # key -> (B, L+1, H, W, C) uint8
+    images: dict[str, Tensor] | None = None  # key -> (B, L+1, H, W, C) uint8; stacked frames are further channels
     next_action: Tensor | None = None  # (B, L, A) float32; with n-step returns, the action n steps on
     next_valid: Tensor | None = None  # (B, L) bool; False where the episode has no next action (it is zero there):
     # after a terminated step none is needed, after a truncated end it is unknown, so leave that step out of the loss
@@ -159,6 +194,7 @@ class Step:
     obs: Array  # (N, O) float32
     reward: Array  # (N,) float32, of the transition that led here; 0 where first
     first: Array  # (N,) bool
+    images: dict[str, Array] | None = None  # key -> (N, H, W, C) uint8, where the data have images
 
 
 @runtime_checkable
@@ -209,6 +245,7 @@ class LearnerConfig:
 
     name: ClassVar[str]
     family: ClassVar[Family]
+    takes_images: ClassVar[bool] = False  # whether it reads Batch.images; if not, it refuses data of images alone
 
     def build(self, spec: Spec, *, seed: int, device: str) -> Learner:
         """A new learner for data like `spec`. Raises ValueError if the data cannot serve it."""

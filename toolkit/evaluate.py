@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -43,14 +43,21 @@ def rollouts(
     envs = [suite.make() for _ in range(n)]
     outcomes: list[Outcome | None] = [None] * total
     obs = np.zeros((n, schema.obs_dim), np.float32)
+    seen = {name: np.zeros((n, *shape), np.uint8) for name, shape in schema.images.items()}
     reward, first = np.zeros(n, np.float32), np.ones(n, bool)
     returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.arange(n)
     running, upcoming, acting = np.ones(n, bool), n, 0.0
 
+    def show(row: int, raw: Any) -> None:
+        obs[row] = schema.flatten(raw)
+        for name, picture in schema.pictures(raw).items():
+            seen[name][row] = picture
+
     def start(row: int) -> None:
         i = int(episode[row])
         raw, _ = envs[row].reset(seed=int(env_seeds[i]), options={"context": contexts[i]})
-        obs[row], reward[row], first[row] = schema.flatten(raw), 0.0, True
+        show(row, raw)
+        reward[row], first[row] = 0.0, True
         returns[row], lengths[row] = 0.0, 0
 
     try:
@@ -58,12 +65,14 @@ def rollouts(
             start(index)
         while running.any():
             began = time.perf_counter()
-            actions = policy.act(Step(obs.copy(), reward.copy(), first.copy()))
+            images = {name: values.copy() for name, values in seen.items()} or None
+            actions = policy.act(Step(obs.copy(), reward.copy(), first.copy(), images))
             acting += time.perf_counter() - began
             first[:] = False
             for row in np.flatnonzero(running).tolist():
-                raw, r, terminated, truncated, info = envs[row].step(_executable(envs[row], actions[row]))
-                obs[row], reward[row] = schema.flatten(raw), r
+                raw, r, terminated, truncated, info = envs[row].step(schema.action.executable(actions[row]))
+                show(row, raw)
+                reward[row] = r
                 returns[row] += float(r)
                 lengths[row] += 1
                 if terminated or truncated:
@@ -77,14 +86,6 @@ def rollouts(
         for env in envs:
             env.close()
     return [outcome for outcome in outcomes if outcome is not None], acting
-
-
-def _executable(env: gym.Env, action: Array) -> Array | int:
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        return int(action)
-    if not np.isfinite(action).all():
-        raise ValueError(f"the policy returned the action {action.tolist()}; its training has diverged")
-    return action
 
 
 def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) -> list[Record]:

@@ -118,6 +118,8 @@ class MPC(Checkpointed):
     window = 1
 
     def __init__(self, config: MPCConfig, spec: Spec, *, seed: int, device: str) -> None:
+        if spec.obs_dim == 0:
+            raise ValueError("mpc predicts vector observations, but the data have only images: collect vectors too")
         if spec.discrete:
             raise ValueError(
                 "mpc plans continuous actions for now; train a learner that takes discrete actions instead"

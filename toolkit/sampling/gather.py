@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from toolkit.core import Array
 from toolkit.sampling.index import EpisodeIndex, Packed, returns_to_go
 from toolkit.sampling.options import Options, Relabel
 
-Fields = dict[str, Tensor]  # a Batch's fields by name, first axis n windows; without "valid" every step is valid
+Fields = dict[str, Any]  # a Batch's fields by name, first axis n windows; without "valid" every step is valid
 
 
 class Gather:
@@ -20,6 +22,7 @@ class Gather:
         options.check(packed.obs_dim, packed.goal_dim)
         self.packed, self.index, self.options, self.device = packed, index, options, device
         self._rows = packed.rows.to(device)
+        self._images = {name: values.to(device) for name, values in packed.images.items()}
         rows, width = self._rows.shape
         self._windows: Tensor | None = None
         if options.span <= packed.spare:
@@ -52,17 +55,23 @@ class Gather:
         fields = self._one_step(block) if options.n_step == 1 else self._n_step(block, left)
         fields["episode"] = self._tensor(episode)
         if left is None:
+            if self._images:
+                pair = torch.arange(2, device=self.device).expand(len(row), 2)
+                fields["images"] = self._pictures(row, None, None, pair)
             return fields
         steps = torch.arange(options.window, device=self.device)
         if options.window > 1:
             fields["valid"] = steps < left[:, None]
         taken = fields.pop("taken", None)  # (n, 1) rewards summed by n-step
-        if options.frame_stack > 1:
+        if options.frame_stack > 1 or self._images:
             at = torch.arange(options.window + 1, device=self.device).expand(len(row), -1)
             if taken is not None:
                 at = torch.cat([torch.zeros_like(taken), taken], 1)
             step = self._tensor(draws - (index.ends - index.lengths)[episode])
-            fields["obs"] = self._stacked(row, step, left, at, goal)
+            if options.frame_stack > 1:
+                fields["obs"] = self._stacked(row, step, left, at, goal)
+            if self._images:
+                fields["images"] = self._pictures(row, step, left, at)
         if options.discount is not None:
             ones = torch.ones(len(row), options.window, dtype=torch.int64, device=self.device)
             fields["discount"] = self._powers[ones if taken is None else taken]
@@ -151,15 +160,33 @@ class Gather:
 
     def _stacked(self, row: Tensor, step: Tensor, left: Tensor, at: Tensor, goal: Tensor | None) -> Tensor:
         """Observations at rows `row` + `at` (n, P) with the frames before them: (n, P, frames * O)."""
-        obs_dim, goal_dim, frames = self.packed.obs_dim, self.packed.goal_dim, self.options.frame_stack
-        back = torch.arange(frames - 1, -1, -1, device=self.device)
-        wanted = torch.maximum(at[..., None] - back, -step[:, None, None])  # not before the episode's first row
-        inside = at <= left[:, None]
-        rows = torch.where(inside[..., None], row[:, None, None] + wanted, 0)
+        obs_dim, goal_dim = self.packed.obs_dim, self.packed.goal_dim
+        rows, inside = self._frames(row, step, left, at)
         obs = self._rows.index_select(0, rows.flatten())[:, :obs_dim].reshape(*rows.shape, obs_dim)
         if goal is not None:
             obs[..., obs_dim - goal_dim :] = goal[:, None, None]
         return (obs * inside[..., None, None]).flatten(2)
+
+    def _frames(self, row: Tensor, step: Tensor, left: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (n, P, frames) shown at `row` + `at`, oldest first, 0 past the end; and what is inside (n, P)."""
+        back = torch.arange(self.options.frame_stack - 1, -1, -1, device=self.device)
+        wanted = torch.maximum(at[..., None] - back, -step[:, None, None])  # not before the episode's first row
+        inside = at <= left[:, None]
+        return torch.where(inside[..., None], row[:, None, None] + wanted, 0), inside
+
+    def _pictures(self, row: Tensor, step: Tensor | None, left: Tensor | None, at: Tensor) -> dict[str, Tensor]:
+        """Images at rows `row` + `at` (n, P): key -> (n, P, H, W, frames * C), frames oldest first."""
+        if step is None or left is None:
+            rows, inside = (row[:, None] + at)[..., None], None
+        else:
+            rows, inside = self._frames(row, step, left, at)
+        found = {}
+        for name, values in self._images.items():
+            shown = values.index_select(0, rows.flatten()).view(*rows.shape, *values.shape[1:])
+            if inside is not None:
+                shown[~inside] = 0
+            found[name] = shown.movedim(2, 4).flatten(4) if rows.shape[2] > 1 else shown.squeeze(2)
+        return found
 
 
 def _steps_ahead(relabel: Relabel, left: Array, rng: np.random.Generator) -> Array:

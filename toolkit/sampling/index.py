@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -14,13 +15,22 @@ SPARE = 256  # zero rows behind the last episode, so that late windows stay insi
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed rows [observation | action | reward | terminated], with `spare` zero rows at their end."""
+    """Packed rows [observation | action | reward | terminated], with `spare` zero rows at their end.
+
+    Images stand beside them, row for row, and are gathered by the same row numbers.
+    """
 
     rows: Tensor  # (R + spare, W) float32, W = obs_dim + action_dim + 2; read-only
     obs_dim: int
     action_dim: int
     goal_dim: int
     spare: int
+    images: Mapping[str, Tensor] = field(default_factory=dict)  # key -> (R + spare, H, W, C) uint8; read-only
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one row's images."""
+        return sum(values[0].numel() for values in self.images.values())
 
 
 class EpisodeIndex:
@@ -34,13 +44,14 @@ class EpisodeIndex:
         """`starts` (E,): each episode's first row; `lengths` (E,): its steps, all at least 1."""
         if len(starts) == 0:
             raise ValueError("no episodes to sample from; the store or view is empty")
-        self.ends = np.cumsum(lengths, dtype=np.int64)
-        self.total = int(self.ends[-1])
-        self.lengths = np.asarray(lengths, np.int64)
-        self.offsets = np.asarray(starts, np.int64) - (self.ends - self.lengths)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        self.total = int(ends[-1])
+        self.lengths = np.asarray(lengths)
+        self.offsets = _narrow(np.asarray(starts, np.int64) - (ends - self.lengths))
         self.shift = max(0, int(np.log2(self.total / len(starts))))
         edges = np.arange(0, self.total, 1 << self.shift)
-        self.guide = np.searchsorted(self.ends, edges, side="right")
+        self.guide = _narrow(np.searchsorted(ends, edges, side="right"))
+        self.ends = _narrow(ends)
 
     def locate(self, transition: Array) -> tuple[Array, Array]:
         """(n,) int64 transition numbers -> episode positions (n,) and rows (n,)."""
@@ -48,6 +59,11 @@ class EpisodeIndex:
         while (late := transition >= self.ends.take(episode, mode="clip")).any():
             episode = episode + late
         return episode, transition + self.offsets.take(episode, mode="clip")
+
+
+def _narrow(values: Array) -> Array:
+    """`values` (n,) int64 as int32 where they fit: half the memory, and more of it in the cache."""
+    return values.astype(np.int32) if max(-int(values.min()), int(values.max())) < 1 << 31 else values
 
 
 def returns_to_go(reward: Array, starts: Array, lengths: Array, discount: float, group: int = 1 << 20) -> Array:

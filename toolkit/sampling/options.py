@@ -102,7 +102,7 @@ class Options:
 
 
 def stacked_spec(spec: Spec, frames: int) -> Spec:
-    """The spec a learner of `frame_stack=frames` is built from: every observation number `frames` times."""
+    """The spec a learner of `frame_stack=frames` is built from: every observation number and channel `frames` times."""
 
     def tiled(values: Array) -> Array:
         return np.tile(values, frames)
@@ -112,6 +112,7 @@ def stacked_spec(spec: Spec, frames: int) -> Spec:
 
     return replace(
         spec,
+        images={name: (*shape[:2], shape[2] * frames) for name, shape in spec.images.items()},
         obs_dim=spec.obs_dim * frames,
         obs=moments(spec.obs),
         delta=moments(spec.delta),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from toolkit.core import Batch
+from toolkit.sampling.gather import Fields
 from toolkit.sampling.options import Options
 from toolkit.sampling.sources import Source
 
@@ -41,7 +42,9 @@ class Sampler:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.window, self.batch_size, self.options, self.device = options.window, batch_size, options, device
         self._source, self._goal_dim = source, goal_dim
-        self._per_block = max(1, BLOCK_FLOATS // (batch_size * (options.span + 1) * source.width))
+        floats = (options.span + 1) * source.width
+        floats += (options.window + 1) * options.frame_stack * source.image_bytes // 4
+        self._per_block = max(1, BLOCK_FLOATS // (batch_size * floats))
         self._always = torch.ones(batch_size, options.window, dtype=torch.bool, device=device)
         self._pool = ThreadPoolExecutor(1, "packmule-prefetch") if prefetch else None
         self._ahead: Future[Block] | None = None
@@ -108,16 +111,19 @@ class Sampler:
             self._source.state = start
             raise
 
-    def _cut(self, fields: dict[str, torch.Tensor]) -> list[Batch]:
+    def _cut(self, fields: Fields) -> list[Batch]:
         blocks, size = self._per_block, self.batch_size
         if self._goal_dim:
             fields["goal"] = fields["obs"][..., -self._goal_dim :]
         columns: list[Any] = []
         for name in FIELDS + EXTRAS:
-            if (values := fields.get(name)) is not None:
-                columns.append(values.to(self.device).unsafe_split(size))  # views without the cost of tracking them
-            else:
+            if (values := fields.get(name)) is None:
                 columns.append(repeat(self._always if name == "valid" else None, blocks))
+            elif name == "images":
+                parts = [values[key].to(self.device).unsafe_split(size) for key in values]
+                columns.append([dict(zip(values, row, strict=True)) for row in zip(*parts, strict=True)])
+            else:
+                columns.append(values.to(self.device).unsafe_split(size))  # views without the cost of tracking them
         batches = []
         for row in zip(*columns, strict=True):
             batch = object.__new__(Batch)  # as Batch(*row), at half the cost: a frozen class sets field by field

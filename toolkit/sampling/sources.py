@@ -5,7 +5,8 @@ A source's stream depends on its seed and on how many windows were taken, and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ class Source(Protocol):
     state: dict[str, Any]
     kind: str
     width: int  # numbers in a packed row
+    image_bytes: int  # of the images beside it
 
     def take(self, n: int) -> Fields:
         """The next `n` windows."""
@@ -35,7 +37,7 @@ class Uniform:
     kind = "uniform"
 
     def __init__(self, packed: Packed, index: EpisodeIndex, options: Options, *, seed: int, device: torch.device):
-        self.width = packed.rows.shape[1]
+        self.width, self.image_bytes = packed.rows.shape[1], packed.image_bytes
         self._gather = Gather(packed, index, options, device)
         self._total, self._rng = index.total, np.random.default_rng(seed)
 
@@ -57,7 +59,7 @@ class Uniform:
 class Chunk:
     """Episodes that are read from disk together; `starts` (E,) count from the chunk's first row."""
 
-    load: Callable[[], Packed]  # the chunk's rows, without spare rows
+    load: Callable[[], Packed]  # the chunk's rows and images, without spare rows
     rows: int
     starts: Array
     lengths: Array
@@ -74,11 +76,21 @@ class Streamed:
     kind = "streamed"
 
     def __init__(
-        self, chunks: Sequence[Chunk], options: Options, *, width: int, buffer: int, seed: int, device: torch.device
+        self,
+        chunks: Sequence[Chunk],
+        options: Options,
+        *,
+        width: int,
+        buffer: int,
+        seed: int,
+        device: torch.device,
+        images: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
+        """`images` maps the key of each image in the chunks to (H, W, C)."""
         if not chunks:
             raise ValueError("no episodes to sample from; the store or view is empty")
-        self.width = width
+        self.width, self._images = width, dict(images or {})
+        self.image_bytes = sum(math.prod(shape) for shape in self._images.values())
         self._chunks, self._options, self._buffer, self._device = chunks, options, buffer, device
         self._rng = np.random.default_rng(seed)
         self._begin_epoch()
@@ -153,16 +165,19 @@ class Streamed:
         spare = self._options.span
         rows = torch.empty(int(offsets[-1]) + spare, self.width)
         rows[offsets[-1] :] = 0.0
+        images = {name: torch.zeros(len(rows), *size, dtype=torch.uint8) for name, size in self._images.items()}
         shape = (0, 0, 0)
         for chunk, at in zip(chunks, offsets, strict=False):
             part = chunk.load()
             rows[at : at + chunk.rows] = part.rows
+            for name, values in images.items():
+                values[at : at + chunk.rows] = part.images[name]
             shape = (part.obs_dim, part.action_dim, part.goal_dim)
         starts = np.concatenate([chunk.starts + at for chunk, at in zip(chunks, offsets, strict=False)])
         index = EpisodeIndex(starts, np.concatenate([chunk.lengths for chunk in chunks]))
         self._episodes = torch.from_numpy(np.concatenate([chunk.episodes for chunk in chunks])).to(self._device)
         self._order = self._rng.permutation(index.total)
-        self._gather = Gather(Packed(rows, *shape, spare), index, self._options, self._device)
+        self._gather = Gather(Packed(rows, *shape, spare, images), index, self._options, self._device)
 
 
 class Mixed:
@@ -171,7 +186,7 @@ class Mixed:
     kind = "mixed"
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float], offsets: Sequence[int], *, seed: int):
-        self.width = sources[0].width
+        self.width, self.image_bytes = sources[0].width, sources[0].image_bytes
         self._sources, self._offsets = sources, offsets
         share = np.cumsum(np.asarray(weights, np.float64) / np.sum(weights))
         self._edges = share[:-1]
@@ -191,7 +206,7 @@ class Mixed:
         places[np.argsort(which, kind="stable")] = np.arange(n)
         fields = concatenate(parts)
         order = torch.from_numpy(places).to(fields["obs"].device)
-        return {name: values.index_select(0, order) for name, values in fields.items()}
+        return _each(lambda values: values.index_select(0, order), fields)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -209,4 +224,16 @@ def concatenate(parts: Sequence[Fields]) -> Fields:
     """Windows of several sources in a row; a copy unless there is one part."""
     if len(parts) == 1:
         return parts[0]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {
+        name: concatenate([part[name] for part in parts])
+        if isinstance(first, dict)
+        else torch.cat([p[name] for p in parts])
+        for name, first in parts[0].items()
+    }
+
+
+def _each(change: Callable[[torch.Tensor], torch.Tensor], fields: Fields) -> Fields:
+    """Every tensor changed, those of images too."""
+    return {
+        name: _each(change, values) if isinstance(values, dict) else change(values) for name, values in fields.items()
+    }

@@ -2,9 +2,10 @@
 
 from toolkit.store.committed import EpisodeTable
 from toolkit.store.files import StoreError
+from toolkit.store.keys import InfoKey, Key
 from toolkit.store.mixture import Mixture, mix
 from toolkit.store.reader import ReplayStore
-from toolkit.store.schema import Key, Schema
+from toolkit.store.schema import Schema
 from toolkit.store.writer import Writer
 
-__all__ = ["EpisodeTable", "Key", "Mixture", "ReplayStore", "Schema", "StoreError", "Writer", "mix"]
+__all__ = ["EpisodeTable", "InfoKey", "Key", "Mixture", "ReplayStore", "Schema", "StoreError", "Writer", "mix"]

@@ -13,9 +13,9 @@ from toolkit.store import layout
 from toolkit.store.backend import Backend, check_spelling, load_json
 from toolkit.store.chunks import METADATA_BYTES, SegmentFiles
 from toolkit.store.files import StoreError
+from toolkit.store.packing import pack
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
-from toolkit.store.writer import pack
 
 Severity = Literal["error", "warning", "note"]
 Report = Callable[[str, str, Array | None, Severity], None]  # where, what, affected episodes (n,) or None for all
@@ -81,9 +81,7 @@ class Audit:
                 check_spelling(self.backend, key, load_json(self.backend, key), indent=2, end="")
             except StoreError as error:
                 self._say(f"{name}/zarr.json", reason(error, self.backend, key), NONE, "warning")
-        for group in sorted(
-            {"/".join(name.split("/")[:n]) for name in self.files.arrays for n in range(name.count("/") + 1)}
-        ):
+        for group in sorted({part for name in self.files.arrays for part in layout.groups(name)}):
             key = "/".join(filter(None, [self.files.folder, group, "zarr.json"]))
             try:
                 check_group(self.backend, key)
@@ -256,8 +254,6 @@ class Audit:
         if wrong:
             self._say("", "; ".join(wrong), np.array([episode]))
             self.lost[episode] = True
-        if self.schema.discrete:
-            rows["action"] = np.clip(rows["action"], 0, self.schema.action_dim - 1)
         return pack(self.schema, rows), np.arange(steps + 1) == steps
 
     def _compare(self, entry: dict[str, Any], found: dict[str, Running]) -> None:

@@ -6,7 +6,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from toolkit.store.files import (
     write_durably,
 )
 
+WRITERS = 8  # files flushed to disk at once
 KEY = re.compile(r"(?!\.{1,2}(?:/|$))[^/\0\\]+(?:/(?!\.{1,2}(?:/|$))[^/\0\\]+)*")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 MANGLED = re.compile(r"(s3|gs|az|memory):/")  # what a Path makes of a URL
@@ -56,6 +58,9 @@ class Backend(Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Put the value in place whole: readers see the old or the new one. Durable after `flush`."""
+
+    def write_many(self, files: Mapping[str, bytes]) -> None:
+        """`write` of each key, in any order, at once where that is faster. Raises the first error, after all ended."""
 
     def create(self, key: str, data: bytes) -> None:
         """Put the value in place, durable on return. Raises FileExistsError, and changes nothing, if the key exists."""
@@ -172,6 +177,12 @@ class LocalBackend:
         path = self.path(key)
         write_durably(path, data)
         self._touch(path)
+
+    def write_many(self, files: Mapping[str, bytes]) -> None:
+        """See `Backend`: disks flush many files at once in little more time than one."""
+        with ThreadPoolExecutor(WRITERS, "packmule-write") as pool:
+            for done in [pool.submit(self.write, key, data) for key, data in files.items()]:
+                done.result()
 
     def create(self, key: str, data: bytes) -> None:
         """See `Backend`."""

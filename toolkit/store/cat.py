@@ -28,8 +28,10 @@ def episode_range(text: str, count: int) -> range:
 def steps(store: ReplayStore, chosen: range) -> Iterator[dict[str, Any]]:
     """One dict a row of each episode; the last row of an episode holds its final observation only.
 
-    The first row of an episode also has its columns. Raises StoreError if a chunk is damaged.
+    The first row of an episode also has its columns. Of an image there are the shape and the mean. Raises StoreError if
+    a chunk is damaged.
     """
+    images = store.schema.images
     for index in chosen:
         episode = store.episode(index)
         count = len(episode)
@@ -38,7 +40,10 @@ def steps(store: ReplayStore, chosen: range) -> Iterator[dict[str, Any]]:
             row: dict[str, Any] = {"episode": index, "step": t}
             if t == 0:
                 row["columns"] = columns
-            row["obs"] = {name: _plain(values[t]) for name, values in episode.observations().items()}
+            row["obs"] = {
+                name: _picture(values[t]) if name in images else _plain(values[t])
+                for name, values in episode.observations().items()
+            }
             if t < count:
                 row |= {"action": _plain(episode.action[t]), "reward": _plain(episode.reward[t])}
                 row |= {"terminated": episode.terminated and t == count - 1}
@@ -46,6 +51,10 @@ def steps(store: ReplayStore, chosen: range) -> Iterator[dict[str, Any]]:
                 if episode.info:
                     row["info"] = {name: _plain(values[t]) for name, values in episode.info.items()}
             yield row
+
+
+def _picture(image: Any) -> dict[str, Any]:
+    return {"shape": list(image.shape), "mean": round(float(image.mean()), 3)}
 
 
 def _plain(value: Any) -> Any:
@@ -79,4 +88,6 @@ def text(store: ReplayStore, chosen: range) -> Iterator[str]:
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return "[" + " ".join(map(_short, value)) + "]"
+    if isinstance(value, dict):
+        return f"{'x'.join(map(str, value['shape']))} mean {value['mean']:.5g}"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

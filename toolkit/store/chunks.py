@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ class SegmentFiles:
         self.arrays = self.row_arrays | layout.episode_arrays(schema)
         self.encodings = layout.encodings(schema, entry.get("profile", "fast"))
         self._cache: dict[str, OrderedDict[int, Array]] = {name: OrderedDict() for name in self.arrays}
+        self._sizes: dict[str, dict[str, int]] = {}
         self._spans: dict[str, tuple[int, list[tuple[int, int]]]] = {}  # of the shard last read of each array
 
     def count(self, name: str) -> int:
@@ -57,15 +57,23 @@ class SegmentFiles:
         """Key of file number `file` along the first axis; files span the other axes whole."""
         return "/".join([self.folder, name, "c", str(file), *["0"] * len(self.arrays[name][0])])
 
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        """Every file of the segment, by key, with its size."""
-        return self.backend.sizes(self.folder)
+    def sizes(self, name: str) -> dict[str, int]:
+        """Every file of the array, by key, with its size; looked up once."""
+        if self.backend.local is None and not self._sizes:  # one request for all
+            self._sizes = {array: {} for array in self.arrays}
+            for key, size in self.backend.sizes(self.folder).items():
+                self._sizes.get(key.removeprefix(f"{self.folder}/").partition("/c/")[0], {})[key] = size
+        if name not in self._sizes:
+            try:
+                self._sizes[name] = self.backend.sizes(f"{self.folder}/{name}/c")
+            except StoreError:  # a link on the way, which `check_file` names
+                self._sizes[name] = {}
+        return self._sizes[name]
 
     def present(self, name: str) -> int:
         """Files in the array's folder: no more can hold its entries."""
         prefix = f"{self.folder}/{name}/c/"
-        return sum(key.startswith(prefix) for key in self.sizes)
+        return sum(key.startswith(prefix) for key in self.sizes(name))
 
     def check_metadata(self, name: str) -> int:
         """Length of the array on disk by its zarr.json. Raises StoreError if that differs from the schema's array."""
@@ -106,7 +114,7 @@ class SegmentFiles:
     def check_file(self, name: str, number: int) -> int:
         """The size of a file. Raises StoreError unless it is a regular file of a possible size, reached by no link."""
         key = self.key(name, number)
-        size = self.sizes.get(key)
+        size = self.sizes(name).get(key)
         if size is None:
             size = self.backend.size(key)  # says so if it is a link
         if size is None:
@@ -221,7 +229,7 @@ class SegmentFiles:
             return encoding.decode(self._bytes(key, stop - start, start))
         except (Damaged, StoreError) as error:
             if encoding.chunks > 1 and again:
-                self.__dict__.pop("sizes", None)
+                self._sizes.clear()
                 self._spans.pop(name, None)
                 return self._chunk(name, file, inside, again=False)
             if isinstance(error, StoreError):

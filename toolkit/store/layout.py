@@ -29,11 +29,11 @@ CATEGORICAL = ("task", "behaviour")  # text columns, stored as codes into the co
 def row_arrays(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
     """Array name -> (shape of one row, dtype), for the arrays that share the row axis."""
     arrays: dict[str, tuple[tuple[int, ...], str]] = {
-        f"obs/{key.name}": (key.shape, "float32") for key in schema.observations
+        f"obs/{key.name}": (key.shape, key.dtype) for key in schema.observations
     }
-    arrays["action"] = ((), "int64") if schema.discrete else (schema.action.shape, "float32")
+    arrays["action"] = (schema.action.shape, schema.action.dtype)
     arrays |= {"reward": ((), "float32"), "terminated": ((), "bool"), "truncated": ((), "bool")}
-    return arrays | {f"info/{name}": (tuple(shape), "float32") for name, shape in schema.info.items()}
+    return arrays | {f"info/{name}": (key.shape, key.dtype) for name, key in schema.info.items()}
 
 
 def episode_arrays(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -49,6 +49,12 @@ def episode_arrays(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
     }
     columns |= {name: ((), "int32") for name in CATEGORICAL}
     return {f"episodes/{name}": value for name, value in columns.items()}
+
+
+def groups(name: str) -> list[str]:
+    """The groups an array stands in, '' for the segment itself: "obs/a/b" is in "", "obs" and "obs/a"."""
+    parts = name.split("/")
+    return ["/".join(parts[:n]) for n in range(len(parts))]
 
 
 def chunk_rows(schema: Schema) -> int:

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from toolkit.store.validate import Finding, ranges, survey
 from toolkit.store.writer import Writer
 
 AGE = 3600.0  # seconds; what is younger may belong to a writer at work
-_OURS = re.compile(r"(?:[A-Za-z0-9._-]+/){0,2}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
+_OURS = re.compile(r"(?:[A-Za-z0-9._-]+/){0,9}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _common(stores: list[ReplayStore]) -> Schema:
         for name, value in first.environment.items()
         if all(store.schema.environment.get(name) == value for store in stores)
     }
-    return Schema(first.observations, first.action, first.discrete, first.context_names, first.info, shared)
+    return replace(first, environment=shared)
 
 
 def _difference(one: Schema, two: Schema) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
+import mmap
 import os
 import secrets
 import shutil
+import stat
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +30,25 @@ from toolkit.store.schema import Schema
 
 LAYOUT = 1  # of the rows in the file; a file of another layout is not used
 Tier = Literal["auto", "memory", "mapped", "streaming"]
-Blocks = Callable[[], Iterator[Array]]  # packed rows in order, verified by the time the last one was taken
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive packed rows."""
+
+    rows: Array  # (n, W) float32
+    images: dict[str, Array]  # key -> (n, H, W, C) uint8
+
+    def part(self, first: int, stop: int) -> Block:
+        """Rows first..stop, sharing memory."""
+        return Block(self.rows[first:stop], {name: values[first:stop] for name, values in self.images.items()})
+
+    def arrays(self) -> list[Array]:
+        """What goes into the files, in their order."""
+        return [self.rows, *self.images.values()]
+
+
+Blocks = Callable[[], Iterator[Block]]  # in order, verified by the time the last one was taken
 
 
 def choose_tier(
@@ -66,7 +88,7 @@ def cache_folders(store: Backend) -> list[Path]:
 
 
 class PackedFile:
-    """Packed rows of one commit: FOLDER/packed-v1-<commit digest>/{rows.f32, meta.json}.
+    """Packed rows of one commit: FOLDER/packed-v1-<commit digest>/{rows.f32, image-0.u8, ..., meta.json}.
 
     A folder of that name is complete: it is made under another name, flushed and renamed. Opening checks that it
     is of this commit, schema and layout and has every byte; `check` reads it all. What does not fit is rebuilt.
@@ -78,7 +100,12 @@ class PackedFile:
         self._schema, self._rows = schema, rows
         self._width = schema.obs_dim + schema.action_dim + 2
         shape = {"obs_dim": schema.obs_dim, "action_dim": schema.action_dim, "goal_dim": schema.goal_dim}
-        self._identity = {"layout": LAYOUT, "commit": commit_digest, "rows": rows, "spare": SPARE, **shape}
+        images = {name: list(shape) for name, shape in schema.images.items()}
+        self._identity = {
+            "layout": LAYOUT, "commit": commit_digest, "rows": rows, "spare": SPARE, **shape, "images": images
+        }  # fmt: skip
+        self._files = {"rows.f32": 4 * self._width}  # name -> bytes a row
+        self._files |= {f"image-{i}.u8": math.prod(shape) for i, shape in enumerate(images.values())}
 
     @property
     def folders(self) -> list[Path]:
@@ -96,16 +123,21 @@ class PackedFile:
     def open(self, blocks: Blocks) -> Packed:
         """The rows, memory-mapped read-only; built first, block by block, if there is no usable file."""
         found = self.find() or self.build(blocks)
-        mapped = np.memmap(found / "rows.f32", np.float32, "r", shape=(self._rows + SPARE, self._width))
+        rows = self._map(found / "rows.f32", np.float32, (self._width,))
+        images = {
+            name: self._map(found / f"image-{i}.u8", np.uint8, shape)
+            for i, (name, shape) in enumerate(self._schema.images.items())
+        }
+        return Packed(rows, self._schema.obs_dim, self._schema.action_dim, self._schema.goal_dim, SPARE, images)
+
+    def _map(self, path: Path, dtype: type, shape: tuple[int, ...]) -> torch.Tensor:
+        mapped = np.memmap(path, dtype, "r", shape=(self._rows + SPARE, *shape))
         if mapped.nbytes > available_memory() // 2:  # most reads will miss: do not read ahead around each
             with contextlib.suppress(AttributeError, OSError):
-                import mmap
-
                 mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch has no read-only tensors; nothing of ours writes to rows
-            rows = torch.from_numpy(mapped)
-        return Packed(rows, self._schema.obs_dim, self._schema.action_dim, self._schema.goal_dim, SPARE)
+            return torch.from_numpy(mapped)
 
     def build(self, blocks: Blocks) -> Path:
         """Write the file, in the store or where that cannot be written in the user's cache; one block in memory."""
@@ -122,43 +154,52 @@ class PackedFile:
         found = self.find()
         if found is None:
             raise StoreError(f"no packed rows of this commit in {' or '.join(map(str, self._folders))}")
-        at = 0
-        with (found / "rows.f32").open("rb") as file:
-            for rows, stated in self._meta(found)["blocks"]:
-                if google_crc32c.value(file.read(rows * self._width * 4)) != stated:
-                    raise StoreError(f"{found / 'rows.f32'}: rows {at} to {at + rows - 1} are damaged; delete {found}")
-                at += rows
+        for name, sums in self._meta(found)["blocks"].items():
+            at = 0
+            with (found / name).open("rb") as file:
+                for rows, stated in sums:
+                    if google_crc32c.value(file.read(rows * self._files[name])) != stated:
+                        raise StoreError(f"{found / name}: rows {at} to {at + rows - 1} are damaged; delete {found}")
+                    at += rows
 
     def _meta(self, found: Path) -> dict[str, Any]:
         """The description of a complete file. Raises StoreError if there is none or it does not fit."""
         try:
             meta = json.loads((found / "meta.json").read_bytes())
             stated = meta.pop("digest")
-            size = (found / "rows.f32").stat().st_size
+            sizes = {name: (found / name).lstat() for name in self._files}
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(f"{found}: no packed rows ({error})") from None
         fits = stated == digest(meta) and canonical({k: meta.get(k) for k in self._identity}) == canonical(
             self._identity
         )
-        if not fits or size != (self._rows + SPARE) * self._width * 4 or (found / "rows.f32").is_symlink():
+        whole = all(
+            stat.S_ISREG(sizes[name].st_mode) and sizes[name].st_size == (self._rows + SPARE) * each
+            for name, each in self._files.items()
+        )
+        if not fits or not whole:
             raise StoreError(f"{found}: packed rows of other data, or damaged")
         return dict(meta)
 
-    def _build(self, folder: Path, blocks: Iterator[Array]) -> Path:
+    def _build(self, folder: Path, blocks: Iterator[Block]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         made = folder / f".{self._name}.{secrets.token_hex(8)}.partial"
         made.mkdir()
         try:
-            sums, total = [], 0
-            with (made / "rows.f32").open("wb") as file:
+            sums: dict[str, list[list[int]]] = {name: [] for name in self._files}
+            total = 0
+            with contextlib.ExitStack() as opened:
+                files = [opened.enter_context((made / name).open("wb")) for name in self._files]
                 for block in blocks:
-                    data = np.ascontiguousarray(block, np.float32).tobytes()
-                    file.write(data)
-                    sums.append([len(block), google_crc32c.value(data)])
-                    total += len(block)
-                file.write(bytes(SPARE * self._width * 4))
-                file.flush()
-                os.fsync(file.fileno())
+                    for name, file, values in zip(self._files, files, block.arrays(), strict=True):
+                        data = values.tobytes()
+                        file.write(data)
+                        sums[name].append([len(values), google_crc32c.value(data)])
+                    total += len(block.rows)
+                for file, each in zip(files, self._files.values(), strict=True):
+                    file.write(bytes(SPARE * each))
+                    file.flush()
+                    os.fsync(file.fileno())
             if total != self._rows:
                 raise StoreError(f"{total} rows were read but {self._rows} are committed")
             meta = {**self._identity, "blocks": sums}

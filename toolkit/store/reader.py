@@ -7,6 +7,7 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,11 @@ from toolkit.store.packed import Tier
 from toolkit.store.rows import Rows
 from toolkit.store.sampled import Sampled
 from toolkit.store.schema import Schema
-from toolkit.store.statistics import Running, transition_statistics
+from toolkit.store.statistics import Running, merged, transition_statistics
 from toolkit.store.writer import Writer
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 SPEC_ROWS = 1 << 22  # rows whose statistics are taken at once
 
@@ -129,6 +133,12 @@ class ReplayStore(Sampled):
         at = self.episodes.entry(index)
         return self._committed.segments[int(at["segment"])].episode(at)
 
+    def make_env(self, *, evaluation: bool = False) -> gym.Env:
+        """The environment the episodes came from, or the one to evaluate in, made anew; see `environment.make_env`."""
+        from toolkit.store.environment import make_env
+
+        return make_env(self.schema, evaluation=evaluation)
+
     def view(self, name_or_mask: str | Array) -> ReplayStore:
         """A subset: a saved view's name, a boolean mask (E,), or integer positions (n,) of this store's episodes.
 
@@ -217,11 +227,13 @@ class ReplayStore(Sampled):
             )
         return self.view(np.asarray(chosen, np.int64))
 
-    @cached_property
     def _starts(self) -> Array:
         """First packed row of each episode (E,)."""
-        offsets = np.cumsum([0, *(segment["rows"] for segment in self.commit.segments)])
-        return np.asarray(offsets[self.episodes["segment"]] + self.episodes["start"], np.int64)
+        return np.asarray(self._rows.offsets[self.episodes["segment"]] + self.episodes["start"], np.int64)
+
+    def index(self) -> EpisodeIndex:
+        """Where each transition lies among the packed rows. Raises ValueError if there are no episodes."""
+        return EpisodeIndex(self._starts(), self.episodes["length"])
 
     @cached_property
     def spec(self) -> Spec:
@@ -229,7 +241,8 @@ class ReplayStore(Sampled):
         if len(self) == 0:
             raise ValueError(f"{self.path} holds no episodes yet; append some and commit")
         schema, lengths = self.schema, self.episodes["length"]
-        moments = {name: running.moments() for name, running in self._statistics().items()}
+        found = self.statistics if self._chosen is None else self._statistics()
+        moments = {name: running.moments() for name, running in found.items()}
 
         def limits(values: tuple[float | None, ...], free: float) -> Array:
             return np.asarray([free if x is None else x for x in values], np.float32)
@@ -247,38 +260,47 @@ class ReplayStore(Sampled):
             transitions=self.transitions,
             obs_resolution=np.asarray(resolution, np.float32),
             action_resolution=np.asarray(schema.action.resolution, np.float32),
+            images=schema.images,
             **moments,
         )
 
+    @cached_property
+    def statistics(self) -> dict[str, Running]:
+        """Of the whole commit, whatever the view: "obs", "delta", "action" and "reward", merged from its segments.
+
+        No row is read. Raises StoreError if the commit's statistics are not of this schema.
+        """
+        return merged(self.commit.segments, self.schema.obs_dim, self.schema.action_dim, self.path)
+
     def _statistics(self) -> dict[str, Running]:
         """Statistics of exactly these episodes, a few million rows at a time."""
-        schema, starts, lengths = self.schema, self._starts, self.episodes["length"]
+        schema, starts, lengths = self.schema, self._starts(), self.episodes["length"]
         if (tier := self._rows.tier("auto")) == "streaming":
             loaded = ((chunk.load().rows, chunk.starts, chunk.lengths) for chunk in self._rows.chunks(starts, lengths))
         else:
             rows = (self._rows.packed if tier == "memory" else self._rows.mapped).rows
             groups = np.split(np.arange(len(starts)), np.flatnonzero(np.diff(np.cumsum(lengths) // SPEC_ROWS)) + 1)
             loaded = ((rows, starts[group], lengths[group]) for group in groups)
-        merged: dict[str, Running] = {}
+        total: dict[str, Running] = {}
         for rows, first, steps in loaded:
             index = np.repeat(first - np.cumsum(steps + 1) + steps + 1, steps + 1) + np.arange((steps + 1).sum())
             final = np.zeros(len(index), bool)
             final[np.cumsum(steps + 1) - 1] = True
             fresh = transition_statistics(rows.numpy()[index], final, schema.obs_dim, schema.action_dim)
-            merged = {k: merged[k].merge(v) if merged else v for k, v in fresh.items()}
-        return merged
+            total = {k: total[k].merge(v) if total else v for k, v in fresh.items()}
+        return total
 
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
         """The stream of windows behind `sampler`, to be mixed with others'."""
         import torch
 
-        starts, lengths = self._starts, self.episodes["length"]
         used = self._rows.tier(tier)
         if used == "streaming":
-            chunks = self._rows.chunks(starts, lengths)
+            chunks = self._rows.chunks(self._starts(), self.episodes["length"])
             cpu = torch.device("cpu")
-            return Streamed(chunks, options, width=self._rows.width, buffer=buffer, seed=seed, device=cpu)
-        index = EpisodeIndex(starts, lengths)
+            width, images = self._rows.width, self.schema.images
+            return Streamed(chunks, options, width=width, buffer=buffer, seed=seed, device=cpu, images=images)
+        index = self.index()
         if used == "mapped":
             return Uniform(self._rows.mapped, index, options, seed=seed, device=torch.device("cpu"))
         return Uniform(self._rows.packed, index, options, seed=seed, device=torch.device(device))

@@ -5,34 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import secrets
-import threading
 import time
-from collections.abc import Coroutine, Sequence
-from datetime import timedelta
-from functools import cache
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 try:
     import obstore
-    from obstore.exceptions import AlreadyExistsError, BaseError, UnknownConfigurationKeyError
-    from obstore.store import MemoryStore, from_url
+    from obstore.exceptions import AlreadyExistsError, BaseError
 except ImportError as error:
     raise ImportError(f"stores at a URL need obstore ({error}): pip install 'packmule[remote]'") from error
 
 from toolkit.store.backend import checked_key
+from toolkit.store.connection import SECRET, advice, cause, connect, loop, memory, parts
 from toolkit.store.files import JSON_BYTES, StoreError
 
-SCHEMES = ("s3", "gs", "az", "memory")
-SECONDS = 60.0  # for one request, and again for its retries; PACKMULE_REMOTE_SECONDS overrides it
-RETRIES = 6
-AT_ONCE = 16  # requests in flight of one `read_many`
+AT_ONCE = 16  # requests in flight of one `read_many` or `write_many`
 PAGE = 1000  # keys in one answer to a listing
 MARK = "packmule"  # metadata of an object: which call of `create` made it
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class RemoteError(OSError):
@@ -59,9 +52,9 @@ class ObjectBackend:
     def __init__(self, url: str, **options: str) -> None:
         """Nothing is asked of the server yet. Raises ValueError for a URL or an option that is not understood."""
         self.name = url.rstrip("/")
-        scheme, bucket, self._root = _parts(url)
-        self._store = _memory(bucket) if scheme == "memory" else _connect(scheme, bucket, options)
-        self._secrets = [value for name, value in options.items() if _SECRET.search(name)]
+        scheme, bucket, self._root = parts(url)
+        self._store = memory(bucket) if scheme == "memory" else connect(scheme, bucket, options)
+        self._secrets = [value for name, value in options.items() if SECRET.search(name)]
         self._clock: float | None = None  # the server's time less the monotonic clock's; None until it was asked
 
     def __repr__(self) -> str:
@@ -73,7 +66,7 @@ class ObjectBackend:
 
     def read_many(self, keys: Sequence[str], *, limit: int) -> list[bytes]:
         """See `Backend`; up to 16 at once."""
-        return self._wait(self._read_many(keys, limit))
+        return self._wait(_all(lambda key: self._read(key, limit, 0, None), keys))
 
     def size(self, key: str) -> int | None:
         """See `Backend`."""
@@ -91,6 +84,10 @@ class ObjectBackend:
     def write(self, key: str, data: bytes) -> None:
         """See `Backend`."""
         self._wait(self._write(key, data))
+
+    def write_many(self, files: Mapping[str, bytes]) -> None:
+        """See `Backend`; up to 16 at once."""
+        self._wait(_all(lambda item: self._write(*item), files.items()))
 
     def create(self, key: str, data: bytes) -> None:
         """See `Backend`. Raises RemoteError if the server does not honour the condition, or did not say if it did."""
@@ -136,20 +133,6 @@ class ObjectBackend:
         if len(data) != stop - first:
             raise RemoteError(f"{self.name}/{key}: {len(data)} of {stop - first} bytes came; try again")
         return data
-
-    async def _read_many(self, keys: Sequence[str], limit: int) -> list[bytes]:
-        places = asyncio.Semaphore(AT_ONCE)
-
-        async def one(key: str) -> bytes:
-            async with places:
-                return await self._read(key, limit, 0, None)
-
-        tasks = [asyncio.ensure_future(one(key)) for key in keys]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
 
     async def _head(self, key: str) -> Any:
         try:
@@ -238,108 +221,31 @@ class ObjectBackend:
         except AlreadyExistsError:
             raise
         except (BaseError, FileNotFoundError) as error:
-            cause = self._cause(str(error))
-            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in cause:
+            why = cause(str(error), self._secrets)
+            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in why:
                 raise FileNotFoundError(f"{self.name}/{key}: nothing is there") from None
             where = f"{self.name}/{key}" if key else self.name
-            raise RemoteError(f"cannot {verb} {where}: {cause}{_advice(cause)}") from None
-
-    def _cause(self, text: str) -> str:
-        """What a request failed of, in one line, without credentials."""
-        text = text.partition("\n\nDebug source")[0]
-        if code := _CODE.search(text):
-            said = _MESSAGE.search(text)
-            text = text[: code.start()].partition("<?xml")[0].rstrip(" :\n") + f" {code[1]}"
-            text += f": {said[1]}" if said and said[1] else ""
-        for secret in (*self._secrets, *(v for k, v in os.environ.items() if _SECRET.search(k))):
-            if len(secret) >= 8:
-                text = text.replace(secret, "***")
-        return re.sub(r"//[^/@\s]*@", "//***@", " ".join(text.split()))[:500]
+            raise RemoteError(f"cannot {verb} {where}: {why}{advice(why)}") from None
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, done by the loop that all backends share. Ctrl-C stops waiting at once."""
-        future = asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
+        future = asyncio.run_coroutine_threadsafe(work, loop(os.getpid()))
         try:
             return future.result()
         finally:
             future.cancel()
 
 
-_SECRET = re.compile(r"(?i)secret|token|password|access_key$|account_key|sas_")  # names of what no message shows
-_CODE = re.compile(r"<Code>([^<]*)</Code>")
-_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+async def _all(request: Callable[[S], Coroutine[Any, Any, T]], items: Iterable[S]) -> list[T]:
+    """The answers to a request for each item, in order, so many at once. Raises the first error, after all ended."""
+    places = asyncio.Semaphore(AT_ONCE)
 
+    async def one(item: S) -> T:
+        async with places:
+            return await request(item)
 
-def _advice(cause: str) -> str:
-    if "169.254.169.254" in cause or "metadata.google" in cause:
-        return (
-            "; no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true "
-            "for a public bucket"
-        )
-    if "NoSuchBucket" in cause:
-        return "; make the bucket first"
-    if "403" in cause or "401" in cause:
-        return "; check the credentials, and what they may do"
-    if "error sending request" in cause or "connect" in cause:
-        return "; is the server there? AWS_ENDPOINT_URL says where it is"
-    return ""
-
-
-def _parts(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket, and what every key begins with: '' or 'prefix/'. Raises ValueError naming what is wrong."""
-    found = urlsplit(url)
-    if found.scheme not in SCHEMES:
-        raise ValueError(f"{found.scheme}:// is no kind of store; expected {', '.join(f'{s}://' for s in SCHEMES)}")
-    if "@" in found.netloc or found.query or found.fragment:
-        raise ValueError(
-            f"{found.scheme}:// URL with credentials, '?' or '#'; expected {found.scheme}://bucket/prefix: "
-            "credentials come from the environment or options"
-        )
-    if not found.netloc and found.scheme != "memory":
-        raise ValueError(f"{url} names no bucket; expected {found.scheme}://bucket/prefix")
-    prefix = found.path.strip("/")
-    return found.scheme, found.netloc, f"{checked_key(prefix)}/" if prefix else ""
-
-
-@cache
-def _memory(name: str) -> MemoryStore:
-    """The objects of memory://name, for as long as this process lives."""
-    return MemoryStore()
-
-
-def _connect(scheme: str, bucket: str, options: dict[str, str]) -> Any:
-    environment = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    endpoint = options.get("endpoint") or next((v for n in environment if (v := os.environ.get(n))), "")
-    if scheme == "s3":
-        place = {"endpoint": endpoint} if endpoint else {}
-        options = {"disable_bulk_delete": "true", **options, **place}  # keys are deleted one by one
-    patience = timedelta(seconds=_seconds())
-    try:
-        return from_url(  # type: ignore[call-overload]  # options are checked by it
-            f"{scheme}://{bucket}",
-            config=options,
-            client_options={"allow_http": endpoint.startswith("http://"), "timeout": patience},
-            retry_config={"max_retries": RETRIES, "retry_timeout": patience},
-        )
-    except UnknownConfigurationKeyError as error:
-        raise ValueError(f"{scheme}://{bucket}: {str(error).splitlines()[0]}") from None
-    except BaseError as error:
-        raise ValueError(f"{scheme}://{bucket}: {re.sub('//[^/@ ]*@', '//***@', str(error)).splitlines()[0]}") from None
-
-
-def _seconds() -> float:
-    text = os.environ.get("PACKMULE_REMOTE_SECONDS", "")
-    try:
-        if not 0 < (seconds := float(text or SECONDS)) < 86400:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"PACKMULE_REMOTE_SECONDS is {text!r}; expected seconds above 0, below 86400") from None
-    return seconds
-
-
-@cache
-def _loop(process: int) -> asyncio.AbstractEventLoop:
-    """The event loop of this process, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="packmule-remote", daemon=True).start()
-    return loop
+    answers = await asyncio.gather(*[one(item) for item in items], return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]

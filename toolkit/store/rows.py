@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,8 @@ from toolkit.sampling.index import SPARE
 from toolkit.store import layout
 from toolkit.store.chunks import SegmentFiles
 from toolkit.store.committed import Committed
-from toolkit.store.packed import PackedFile, Tier, choose_tier
-from toolkit.store.writer import pack
+from toolkit.store.packed import Block, PackedFile, Tier, choose_tier
+from toolkit.store.packing import pack
 
 READERS = 2  # threads that read, check and pack: one waits for the disk while the other counts sums
 AHEAD = 4  # files' worth of rows in flight while packing
@@ -35,6 +36,7 @@ class Rows:
         self._segments = committed.segments
         self.total = sum(segment["rows"] for segment in self.commit.segments)
         self.width = self.schema.obs_dim + self.schema.action_dim + 2
+        self.bytes = self.total * (4 * self.width + sum(math.prod(shape) for shape in self.schema.images.values()))
         self.offsets = np.cumsum([0, *(segment["rows"] for segment in self.commit.segments)])  # of each segment
         self.names = [name for name in layout.row_arrays(self.schema) if not name.startswith(("info/", "truncated"))]
         self.file = PackedFile(self.backend, self.schema, self.commit.digest, self.total)
@@ -47,8 +49,8 @@ class Rows:
             return wanted
         if "packed" in self.__dict__:  # in memory already
             return "memory"
-        size, built = self.total * self.width * 4, self.file.find() is not None
-        return choose_tier(size, self.file.folders, built, remote=self.backend.local is None)
+        built = self.file.find() is not None
+        return choose_tier(self.bytes, self.file.folders, built, remote=self.backend.local is None)
 
     @cached_property
     def packed(self) -> Packed:
@@ -56,32 +58,35 @@ class Rows:
         for files in self._segments:
             self._check_claims(files)
         rows = torch.empty(self.total + SPARE, self.width)
-        view = rows.numpy()
-        view[self.total :] = 0.0
-        for _ in self._pack(view):
+        rows[self.total :] = 0.0
+        images = {
+            name: torch.zeros(self.total + SPARE, *shape, dtype=torch.uint8)
+            for name, shape in self.schema.images.items()
+        }
+        for _ in self._pack(Block(rows.numpy(), {name: values.numpy() for name, values in images.items()})):
             pass
-        return self._packed(rows)
+        return self._packed(rows, images=images)
 
     @cached_property
     def mapped(self) -> Packed:
         """The mapped tier; see `PackedFile`."""
         return self.file.open(self.blocks)
 
-    def blocks(self) -> Iterator[Array]:
-        """Packed rows (n, W) in order, a file's worth at a time.
+    def blocks(self) -> Iterator[Block]:
+        """Packed rows in order, a file's worth at a time.
 
         Each segment is verified against the commit's digests as it is read; raises StoreError naming the array,
         at the latest after the segment's last block.
         """
         yield from self._pack(None)
 
-    def _pack(self, into: Array | None) -> Iterator[Array]:
-        """As `blocks`; with `into` (R, W) they are parts of it. A few files are read, checked and packed ahead."""
+    def _pack(self, into: Block | None) -> Iterator[Block]:
+        """As `blocks`; with `into`, of all rows, they are parts of it. A few files are read, checked, packed ahead."""
         with ThreadPoolExecutor(READERS, "packmule-read") as pool:
             for files, base in zip(self._segments, self.offsets, strict=False):
                 self._check_claims(files)
                 totals = {name: 0 for name in self.names}
-                waiting: deque[Future[tuple[Array, Sums]]] = deque()
+                waiting: deque[Future[tuple[Block, Sums]]] = deque()
                 numbers = iter(range(max(files.files(name) for name in self.names)))
                 try:
                     while True:
@@ -99,29 +104,32 @@ class Rows:
                 for name, total in totals.items():
                     files.check_digest(name, total if files.files(name) else files.empty_digest(name))
 
-    def _file(self, files: SegmentFiles, number: int, base: int, into: Array | None) -> tuple[Array, Sums]:
+    def _file(self, files: SegmentFiles, number: int, base: int, into: Block | None) -> tuple[Block, Sums]:
         """Rows of file `number` of a segment, packed, and the digests of what was read."""
-        data: dict[str, list[Array]] = {}
+        data: dict[str, list[tuple[int, Array]]] = {}
         sums: Sums = {}
-        first = stop = 0
         for name in self.names:
             if files.files(name):
-                blocks = list(files.blocks(name, number))
-                first, stop = blocks[0][0], blocks[-1][0] + len(blocks[-1][1])
-                sums[name] = sum(layout.block_digest(name, at, part) for at, part in blocks)
-                data[name] = [part for _, part in blocks]
-        rows = np.empty((stop - first, self.width), np.float32) if into is None else into[base + first : base + stop]
-        at = 0
-        for parts in zip(*data.values(), strict=True):
-            block = dict(zip(data, parts, strict=True))
-            size = len(parts[0])
-            for name in self.names:
-                if name not in block:  # of arrays without numbers
-                    shape, dtype = files.arrays[name]
-                    block[name] = np.zeros((size, *shape), dtype)
-            rows[at : at + size] = pack(self.schema, block)
-            at += size
-        return rows, sums
+                data[name] = list(files.blocks(name, number))
+                sums[name] = sum(layout.block_digest(name, at, part) for at, part in data[name])
+        parts = data["reward"]  # every array of rows is cut at the same places
+        first, stop = parts[0][0], parts[-1][0] + len(parts[-1][1])
+        block = self._empty(stop - first) if into is None else into.part(base + first, base + stop)
+        for place, (at, reward) in enumerate(parts):
+            rows = {
+                name: data[name][place][1] if name in data else np.zeros((len(reward), *shape), dtype)
+                for name, (shape, dtype) in files.row_arrays.items()
+                if name in self.names
+            }
+            here = slice(at - first, at - first + len(reward))
+            block.rows[here] = pack(self.schema, rows)
+            for name, values in block.images.items():
+                values[here] = rows[f"obs/{name}"]
+        return block, sums
+
+    def _empty(self, size: int) -> Block:
+        images = {name: np.empty((size, *shape), np.uint8) for name, shape in self.schema.images.items()}
+        return Block(np.empty((size, self.width), np.float32), images)
 
     def _check_claims(self, files: SegmentFiles) -> None:
         """Raise StoreError if an array that packed rows are made of is missing, short, or other than the schema's."""
@@ -150,14 +158,16 @@ class Rows:
             stop, chosen = int(stop_row[upto - 1]), order[at:upto]
 
             def load(number: int = number, first: int = begin - base, stop: int = stop - base) -> Packed:
-                return self._packed(torch.from_numpy(pack(self.schema, self._read(number, first, stop))), 0)
+                data = self._read(number, first, stop)
+                images = {name: torch.from_numpy(data[f"obs/{name}"].copy()) for name in self.schema.images}
+                return self._packed(torch.from_numpy(pack(self.schema, data)), 0, images)
 
             found.append(Chunk(load, stop - begin, first_row[at:upto] - begin, lengths[chosen], chosen))
             at = upto
         return found
 
-    def _packed(self, rows: torch.Tensor, spare: int = SPARE) -> Packed:
-        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare)
+    def _packed(self, rows: torch.Tensor, spare: int = SPARE, images: dict[str, torch.Tensor] | None = None) -> Packed:
+        return Packed(rows, self.schema.obs_dim, self.schema.action_dim, self.schema.goal_dim, spare, images or {})
 
     def _read(self, number: int, first: int, stop: int) -> dict[str, Array]:
         files = self._segments[number]

@@ -1,65 +1,61 @@
-"""What a store holds: every key's role, shape, dtype, limits and resolution, as plain JSON."""
+"""What a store holds: every key's role, shape, type, limits and resolution, and what made it, as plain JSON."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.core import Array, Episode
-from toolkit.store.files import checked_name
+from toolkit.core import Array, Episode, leaves
+from toolkit.store.keys import InfoKey, Key, check_array, checked_path
+from toolkit.store.spaces import Widths, action_key, named_spaces, observation_key
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
-ROLES = ("observation", "goal")
-LARGEST = float(np.finfo(np.float32).max) / 2  # the difference of two such numbers is finite too
-BINS = 256  # default resolution: this many bins across a bounded range
-
-
-@dataclass(frozen=True)
-class Key:
-    """One observation key. Vector observations only, so far: shape (D,), float32 on disk."""
-
-    name: str
-    role: str  # "observation", or "goal" (constant in an episode, last in the packed observation)
-    shape: tuple[int, ...]
-    low: tuple[float | None, ...]  # None: unbounded
-    high: tuple[float | None, ...]
-    resolution: tuple[float, ...]  # bin width for code lengths, raw units
-
-    @property
-    def size(self) -> int:
-        """Numbers in one observation of this key."""
-        return math.prod(self.shape)
+REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(==[A-Za-z0-9][A-Za-z0-9.+!_-]{0,99})?")
+Info = Mapping[str, InfoKey | tuple[int, ...]]  # a bare shape is float32
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The shape of a store's episodes. `environment` says what made them; it is data, never executed.
+    """The shape of a store's episodes. `environment` and the specs say what made them; data, never executed.
 
-    Raises ValueError if a role is unknown, a name unsafe, or there is no observation.
+    Raises ValueError if a role is unknown, a name unsafe, a requirement odd, or there is no observation.
     """
 
     observations: tuple[Key, ...]
-    action: Key  # shape (A,); for discrete actions (choices,) with resolution 1
-    discrete: bool
+    action: Key
+    discrete: bool  # an action is a choice; see `Key`
     context_names: tuple[str, ...] = ()
-    info: dict[str, tuple[int, ...]] = field(default_factory=dict)  # key -> shape of one step, float32
+    info: Mapping[str, InfoKey] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)  # {"suite": name, ...}
+    environment_spec: dict[str, Any] | None = None  # Gymnasium's EnvSpec as JSON; see toolkit.store.environment
+    evaluation_spec: dict[str, Any] | None = None  # of the environment to evaluate in, where that is another
+    requirements: tuple[str, ...] = ()  # "name==version" of the packages that made the episodes
 
     def __post_init__(self) -> None:
-        for key in self.observations:
-            checked_name("observation key", key.name)
-            if key.role not in ROLES:
-                raise ValueError(f"observation {key.name!r} has role {key.role!r}; expected one of {', '.join(ROLES)}")
-        for name in self.info:
-            checked_name("info key", name)
-        if not any(key.role == "observation" for key in self.observations):
-            raise ValueError("schema has no key with the role 'observation'; a store needs at least one")
+        info = {name: key if isinstance(key, InfoKey) else InfoKey(key) for name, key in self.info.items()}
+        object.__setattr__(self, "info", info)
+        for names in ([key.name for key in self.observations], list(self.info)):
+            for name in names:
+                checked_path("key", name)
+                if any(other != name and f"{other}/".startswith(f"{name}/") for other in names):
+                    raise ValueError(f"key {name!r} is also the beginning of another key; rename one")
+            if len(set(names)) != len(names):
+                raise ValueError(f"keys {sorted(names)} are not all different")
+        if any(key.role == "action" for key in self.observations) or self.action.role != "action":
+            raise ValueError("the role 'action' belongs to the action, and to nothing else")
+        if not any(key.role in ("observation", "image") for key in self.observations):
+            raise ValueError("schema has no key with the role 'observation' or 'image'; a store needs at least one")
+        if self.discrete != self.action.one_hot:
+            raise ValueError(f"discrete is {self.discrete}, but the action's space is {self.action.space}")
+        for text in self.requirements:
+            if not REQUIREMENT.fullmatch(text):
+                raise ValueError(f"requirement {text!r} is not of the form name==version")
         order = sorted(self.observations, key=lambda key: key.role == "goal")
         object.__setattr__(self, "observations", tuple(order))
 
@@ -71,55 +67,57 @@ class Schema:
         action: gym.Space,
         roles: Mapping[str, str] | None = None,
         context_names: Sequence[str] = (),
-        info: Mapping[str, tuple[int, ...]] | None = None,
+        info: Info | None = None,
         environment: Mapping[str, Any] | None = None,
-        resolution: Mapping[str, float] | None = None,
+        resolution: Mapping[str, Widths] | None = None,
+        environment_spec: Mapping[str, Any] | None = None,
+        evaluation_spec: Mapping[str, Any] | None = None,
+        requirements: Sequence[str] = (),
     ) -> Schema:
-        """A schema from Gymnasium spaces: Box or Dict of one-dimensional Boxes; actions Box (A,) or Discrete.
+        """A schema from Gymnasium spaces.
 
-        `roles` maps keys to "observation" (the default) or "goal". `resolution` maps a key (or "action") to its
-        bin width; by default 1/256 of a bounded range and 0.01 of an unbounded one.
+        Observations: Box of any shape, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple spaces of them, nested:
+        their keys are joined with "/". A Box of uint8 with three axes is an image (H, W, C). Actions: Box of any shape,
+        Discrete, MultiDiscrete, MultiBinary. What each becomes in a Batch is `Key`'s.
+
+        `roles` maps keys to "observation" (the default), "image" or "goal". `info` maps extra keys to an `InfoKey`, or
+        a shape for float32. `resolution` maps a key of floats (or "action") to its bin width or widths, in packed
+        order; by default 1/256 of a bounded range, 0.01 of an unbounded one and 1 of integers.
         Raises ValueError naming a space that cannot be stored.
         """
-        from gymnasium import spaces
-
-        widths = dict(resolution or {})
-
-        def key(name: str, space: gym.Space, role: str) -> Key:
-            if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-                raise ValueError(f"{name!r} has space {space}; a store holds Box spaces of one dimension so far")
-            low = tuple(float(x) if np.isfinite(x) else None for x in space.low)
-            high = tuple(float(x) if np.isfinite(x) else None for x in space.high)
-            width = tuple(
-                widths.get(name, 0.01 if a is None or b is None else (b - a) / BINS)
-                for a, b in zip(low, high, strict=True)
-            )
-            return Key(name, role, tuple(space.shape), low, high, width)
-
-        if isinstance(action, spaces.Discrete):
-            if action.start != 0:
-                raise ValueError(f"discrete actions start at {action.start}; a store counts them from 0")
-            n = int(action.n)
-            action_key = Key("action", "action", (n,), (0.0,) * n, (1.0,) * n, (1.0,) * n)
-        else:
-            action_key = key("action", action, "action")
-        named = dict(observation.spaces) if isinstance(observation, spaces.Dict) else {"observation": observation}
-        given = dict(roles or {})
-        if unknown := set(given) - set(named):
-            raise ValueError(f"roles name {sorted(unknown)}, but the observation keys are {sorted(named)}")
-        keys = tuple(key(name, space, given.get(name, "observation")) for name, space in named.items())
+        named, given, widths = named_spaces(observation), dict(roles or {}), dict(resolution or {})
+        for what, keys, known in (("roles", given, set(named)), ("resolution", widths, {*named, "action"})):
+            if unknown := sorted(set(keys) - known):
+                raise ValueError(f"{what} name {unknown}, but the keys are {sorted(known)}")
+        acting = action_key(action, widths.get("action"))
+        seen = tuple(observation_key(k, space, given.get(k), widths.get(k)) for k, space in named.items())
         return cls(
-            keys,
-            action_key,
-            isinstance(action, spaces.Discrete),
+            seen,
+            acting,
+            acting.one_hot,
             tuple(context_names),
-            dict(info or {}),
+            dict(info or {}),  # type: ignore[arg-type]  # shapes become keys
             dict(environment or {}),
+            None if environment_spec is None else dict(environment_spec),
+            None if evaluation_spec is None else dict(evaluation_spec),
+            tuple(requirements),
         )
+
+    @classmethod
+    def from_env(cls, env: gym.Env, evaluation_env: gym.Env | None = None, **given: Any) -> Schema:
+        """A schema from environments made by `gymnasium.make`: their spaces, specs and requirements.
+
+        `given` are further arguments of `from_spaces`, and replace what is found. The key "desired_goal" of
+        Gymnasium's goal environments has the role "goal". Raises ValueError or StoreError if a space cannot be stored,
+        or an environment could not be rebuilt from its spec: it is rebuilt once, to see.
+        """
+        from toolkit.store.environment import schema_from_env
+
+        return schema_from_env(env, evaluation_env, **given)
 
     @property
     def obs_dim(self) -> int:
-        """O: all vector observations, goals last."""
+        """O: all numbers of observations, goals last; images are not among them."""
         return sum(key.size for key in self.observations)
 
     @property
@@ -132,11 +130,50 @@ class Schema:
         """A: numbers in an action; the number of choices when discrete."""
         return self.action.size
 
-    def flatten(self, obs: Mapping[str, Array]) -> Array:
-        """Observations by key (..., D) -> (..., O) float32 in packed order. Raises ValueError if a key is missing."""
-        if missing := [key.name for key in self.observations if key.name not in obs]:
-            raise ValueError(f"observation has keys {sorted(obs)} but the schema also needs {missing}")
-        return np.concatenate([np.asarray(obs[key.name], np.float32) for key in self.observations], axis=-1)
+    @property
+    def images(self) -> dict[str, tuple[int, ...]]:
+        """Key -> (H, W, C) of every image."""
+        return {key.name: key.shape for key in self.observations if key.role == "image"}
+
+    def places(self, name: str) -> tuple[int, ...]:
+        """Which of the O observation numbers are those of key `name`. Raises ValueError if it has none."""
+        at = 0
+        for key in self.observations:
+            if key.name == name and key.size:
+                return tuple(range(at, at + key.size))
+            at += key.size
+        raise ValueError(f"no key {name!r} is packed; there are {[key.name for key in self.observations if key.size]}")
+
+    def flatten(self, obs: Any) -> Array:
+        """Observations as the environment gives them, leaves (..., *shape) -> (..., O) float32 in packed order.
+
+        Raises ValueError if a key is missing or a shape does not fit.
+        """
+        found = self._leaves(obs)
+        parts = [key.pack(found[key.name]) for key in self.observations if key.role != "image"]
+        if not parts:
+            image = self.observations[0]
+            lead = np.shape(found[image.name])[:-3]
+            return np.zeros((*lead, 0), np.float32)
+        return np.concatenate(parts, axis=-1)
+
+    def pictures(self, obs: Any) -> dict[str, Array]:
+        """The images (..., H, W, C) uint8 of observations as the environment gives them. Raises as `flatten` does."""
+        if not (names := self.images):
+            return {}
+        found = self._leaves(obs)
+        return {name: np.asarray(found[name], np.uint8) for name in names}
+
+    def stacked(self, observations: Sequence[Any]) -> dict[str, Array]:
+        """Observations as the environment gave them, one after another -> each key (n, ...) in the dtype stored."""
+        found = [self._leaves(obs) for obs in observations]
+        return {key.name: np.asarray([one[key.name] for one in found], key.dtype) for key in self.observations}
+
+    def _leaves(self, obs: Any) -> dict[str, Any]:
+        found = leaves(obs)
+        if missing := [key.name for key in self.observations if key.name not in found]:
+            raise ValueError(f"observation has keys {sorted(found)} but the schema also needs {missing}")
+        return found
 
     def check(self, episode: Episode) -> None:
         """Raise ValueError if a field's shape or dtype differs from the schema, naming both."""
@@ -146,21 +183,19 @@ class Schema:
                 f"episode has observation keys {sorted(obs)}; the schema has {[k.name for k in self.observations]}"
             )
         for key in self.observations:
-            self._check_array(f"observation {key.name!r}", obs[key.name], (steps + 1, *key.shape), "f")
-        self._check_array("reward", episode.reward, (steps,), "fiu")
-        if self.discrete:
-            self._check_array("action", episode.action, (steps,), "iu")
-            action = np.asarray(episode.action)
-            if action.min() < 0 or action.max() >= self.action_dim:
-                raise ValueError(f"actions span {action.min()} to {action.max()}; expected 0 to {self.action_dim - 1}")
-        else:
-            self._check_array("action", episode.action, (steps, *self.action.shape), "f")
-            self._check_limits(np.asarray(episode.action))
+            key.check(obs[key.name], steps + 1)
+        check_array("reward", episode.reward, (steps,), "float32", "fiu")
+        self.action.check(episode.action, steps)
+        if not self.discrete:
+            self._check_limits(np.asarray(episode.action).reshape(steps, -1))
         if set(episode.info) != set(self.info):
             raise ValueError(f"episode has info keys {sorted(episode.info)}; the schema has {sorted(self.info)}")
-        for name, shape in self.info.items():
-            self._check_array(f"info {name!r}", episode.info[name], (steps, *shape), "fiub")
-        context = np.asarray(episode.columns.get("context", ()), np.float64)
+        for name, info in self.info.items():
+            info.check(name, episode.info[name], steps)
+        try:
+            context = np.asarray(episode.columns.get("context", ()), np.float64)
+        except (TypeError, ValueError):
+            context = np.zeros((0, 0))
         if context.shape != (len(self.context_names),) or not np.isfinite(context).all():
             raise ValueError(f"context has shape {context.shape}; expected {len(self.context_names)} finite numbers")
         if not isinstance(episode.terminated, bool | np.bool_):
@@ -170,15 +205,6 @@ class Schema:
             raise ValueError(f"seed is {seed!r}; expected an integer from 0 to 2**63 - 1, or -1 for unknown")
         if not isinstance(success, bool | np.bool_ | None):
             raise ValueError(f"success is {success!r}; expected True, False, or None for unknown")
-
-    @staticmethod
-    def _check_array(name: str, values: Any, shape: tuple[int, ...], kinds: str) -> None:
-        array = np.asarray(values)
-        if array.shape != shape or array.dtype.kind not in kinds:
-            expected = {"f": "floating point", "iu": "integer"}.get(kinds, "numeric")
-            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected {expected} {shape}")
-        if kinds != "iu" and array.dtype.kind == "f" and (np.abs(array) > LARGEST).any():
-            raise ValueError(f"{name} has numbers beyond {LARGEST:.2g}, which float32 cannot hold and subtract")
 
     def _check_limits(self, action: Array) -> None:
         for i, (low, high) in enumerate(zip(self.action.low, self.action.high, strict=True)):
@@ -196,17 +222,30 @@ class Schema:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Schema:
-        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError if it does not fit."""
+        """Inverse of `to_json`; of what older programs wrote as well, where later fields are absent.
+
+        Raises KeyError, TypeError, AttributeError or ValueError if it does not fit.
+        """
 
         def key(raw: Mapping[str, Any]) -> Key:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            if values["role"] == "action" and data["discrete"] and "space" not in values:
+                choices = values["shape"]  # once the one-hot shape stood for the choices
+                values |= {"shape": (), "dtype": "int64", "space": "discrete", "choices": choices, "start": (0,)}
             return Key(**values)
 
+        def info(raw: Any) -> InfoKey:
+            return InfoKey(tuple(raw)) if isinstance(raw, list) else InfoKey(tuple(raw["shape"]), raw["dtype"])
+
+        specs = [data.get(name) for name in ("environment_spec", "evaluation_spec")]
         return cls(
             tuple(key(raw) for raw in data["observations"]),
             key(data["action"]),
             bool(data["discrete"]),
             tuple(data["context_names"]),
-            {name: tuple(shape) for name, shape in data["info"].items()},
+            {name: info(raw) for name, raw in data["info"].items()},
             dict(data["environment"]),
+            None if specs[0] is None else dict(specs[0]),
+            None if specs[1] is None else dict(specs[1]),
+            tuple(data.get("requirements", ())),
         )

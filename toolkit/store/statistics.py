@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from toolkit.core import Array, Moments
+from toolkit.store.files import StoreError
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,28 @@ class Running:
     def from_json(cls, data: dict[str, Any]) -> Running:
         """Inverse of `to_json`."""
         return cls(data["count"], *(np.asarray(data[name], np.float64) for name in ("mean", "m2", "low", "high")))
+
+
+def merged(segments: Sequence[Mapping[str, Any]], obs_dim: int, action_dim: int, path: object) -> dict[str, Running]:
+    """The statistics that a commit's segments state, of all of them together; see `transition_statistics`.
+
+    Raises StoreError naming `path` and the segment if one states other numbers than these dimensions have.
+    """
+    sizes = {"obs": obs_dim, "delta": obs_dim, "action": action_dim, "reward": 1}
+    total = {name: Running.of(np.zeros((0, size))) for name, size in sizes.items()}
+    for segment in segments:
+        try:
+            stated = {name: Running.from_json(segment["statistics"][name]) for name in sizes}
+            for name, size in sizes.items():
+                arrays = [getattr(stated[name], part) for part in ("mean", "m2", "low", "high")]
+                if type(stated[name].count) is not int or any(array.shape != (size,) for array in arrays):
+                    raise ValueError(f"{name} is not of {size} numbers")
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{path}: the statistics of segment {segment['id']} cannot be read ({type(error).__name__}: {error})"
+            ) from None
+        total = {name: total[name].merge(stated[name]) for name in sizes}
+    return total
 
 
 def transition_statistics(rows: Array, final: Array, obs_dim: int, action_dim: int) -> dict[str, Running]:

@@ -76,14 +76,14 @@ def validate(store: ReplayStore | str | Path | Backend, *, commit: int | None = 
 
 def survey(place: Backend, *, commit: int | None = None) -> Survey:
     """What `validate` finds, with what `repair` needs to know."""
-    numbers = layout.commit_numbers(place)
-    if not numbers and place.size("zarr.json") is None:
+    done = Survey(place, None, {}, [], {}, set())
+    numbers = layout.commit_numbers(place) if _names(done, "commits") else []
+    if not numbers and not done.findings and place.size("zarr.json") is None:
         there = place.local is not None and place.local.exists()
         raise StoreError(f"no store at {place.name}: {'it has no zarr.json' if there else 'nothing is there'}")
     if commit is not None and commit not in numbers:
         raise StoreError(f"{place.name} has no commit {commit}; it has {numbers or 'none'}")
-    done = Survey(place, None, {}, [], {}, set())
-    done.schema = _root(place, done.findings)
+    done.schema = _root(done)
     _commits(done, numbers if commit is None else [commit], complete=commit is None)
     newest = done.newest
     if newest is None:
@@ -94,8 +94,17 @@ def survey(place: Backend, *, commit: int | None = None) -> Survey:
     return done
 
 
-def _root(place: Backend, findings: list[Finding]) -> Schema | None:
-    schema = None
+def _names(done: Survey, folder: str) -> list[str]:
+    """What is directly inside a folder of the store; a folder that is a link is a finding, and empty."""
+    try:
+        return done.backend.names(folder)
+    except StoreError as error:
+        done.findings.append(Finding("error", folder, reason(error, done.backend, folder)))
+        return []
+
+
+def _root(done: Survey) -> Schema | None:
+    schema, place, findings = None, done.backend, done.findings
     try:
         schema = read_schema(place)
         found = load_json(place, "zarr.json")
@@ -107,7 +116,7 @@ def _root(place: Backend, findings: list[Finding]) -> Schema | None:
     except StoreError as error:
         tail = "" if schema is not None else "; segments cannot be checked without the schema"
         findings.append(Finding("error", "zarr.json", reason(error, place, "zarr.json") + tail))
-    if place.names("segments"):
+    if _names(done, "segments"):
         try:
             check_group(place, "segments/zarr.json")
         except StoreError as error:
@@ -189,7 +198,7 @@ def _uids(audit: Audit, affected: Array) -> tuple[str, ...]:
 
 
 def _views(done: Survey, numbers: list[int], commit: int | None) -> None:
-    for name in done.backend.names("views"):
+    for name in _names(done, "views"):
         if not name.endswith(".json"):
             continue
         key, problem = f"views/{name}", ""

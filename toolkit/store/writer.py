@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from toolkit.store import layout
 from toolkit.store.backend import Backend, LocalBackend
 from toolkit.store.encoding import Encoding, Profile, checked_profile
 from toolkit.store.files import StoreError, WriterLock, json_bytes, new_ulid
+from toolkit.store.packing import episode_rows
 from toolkit.store.schema import Schema
 from toolkit.store.statistics import Running, transition_statistics
 
@@ -28,8 +30,9 @@ class Target(Protocol):
 class _Column:
     """One array of the segment: what is staged since the last whole chunk, and where it goes."""
 
-    def __init__(self, backend: Backend, folder: str, name: str, shape: tuple[int, ...], encoding: Encoding) -> None:
-        self.backend, self.folder, self.shape, self.encoding = backend, f"{folder}/{name}", shape, encoding
+    def __init__(self, folder: str, name: str, shape: tuple[int, ...], encoding: Encoding) -> None:
+        self.folder, self.shape, self.encoding = f"{folder}/{name}", shape, encoding
+        self.ready: dict[str, bytes] = {}  # files to be written, by key
         self.chunk = encoding.shape[0]
         self.written = 0  # entries in whole chunks: on disk, or in `shard`
         self.shard: list[bytes] = []  # encoded chunks of the file that is not full yet
@@ -42,12 +45,13 @@ class _Column:
         self.staged.append(array if array.ndim == 1 + len(self.shape) else array[None])
 
     def write(self, *, whole_chunks_only: bool) -> None:
+        """Turn what is staged into files, put into `ready`."""
         data = np.concatenate(self.staged)
         whole = len(data) // self.chunk * self.chunk
         upto = whole if whole_chunks_only else len(data)
         if upto:
             self.digest.update(self.written, data[:upto])
-        if data.size:
+        if math.prod(self.shape):
             for first in range(0, whole, self.chunk):
                 self._encode(self.written + first, data[first : first + self.chunk])
             if upto > whole:
@@ -68,16 +72,16 @@ class _Column:
             self.shard = []
 
     def describe(self, length: int) -> None:
-        """Write zarr.json: `length` entries."""
+        """Put zarr.json into `ready`: `length` entries."""
         metadata = self.encoding.metadata(self.shape)
         metadata["shape"] = [length, *metadata["shape"]]
-        self.backend.write(f"{self.folder}/zarr.json", json_bytes(metadata, indent=2, end=""))
+        self.ready[f"{self.folder}/zarr.json"] = json_bytes(metadata, indent=2, end="")
 
     def _put(self, entry: int, encoded: list[bytes]) -> None:
-        """Write the file that holds `entry`."""
+        """The file that holds `entry` is to be written."""
         number = entry // (self.chunk * self.encoding.chunks)
         key = "/".join([self.folder, "c", str(number), *["0"] * len(self.shape)])
-        self.backend.write(key, self.encoding.file(encoded))
+        self.ready[key] = self.encoding.file(encoded)
         self.waiting = False
 
 
@@ -118,7 +122,7 @@ class Writer:
         is given (of an episode that is copied) and is not that of the content.
         """
         self._schema.check(episode)
-        rows, packed = _episode_rows(self._schema, episode)
+        rows, packed = episode_rows(self._schema, episode)
         table = self._table_entry(episode, rows)
         if uid is not None and table["episodes/uid"].tobytes() != uid:
             raise StoreError(f"the content of episode {uid.hex()} does not have this uid; its source is damaged")
@@ -169,8 +173,6 @@ class Writer:
     def seal(self) -> dict[str, Any]:
         """Flush every episode appended so far to disk and return what a commit says of them; publish nothing."""
         self._write(whole_chunks_only=False)
-        for name, column in self._columns.items():
-            column.describe(self._episodes if name.startswith("episodes/") else self._rows)
         self._backend.flush()
         profile = {} if self._profile == "fast" else {"profile": self._profile}
         return {
@@ -190,8 +192,14 @@ class Writer:
                 "what came after must be appended again with a new writer"
             ) from self._failed
         try:
-            for column in self._columns.values():
+            files: dict[str, bytes] = {}
+            for name, column in self._columns.items():
                 column.write(whole_chunks_only=whole_chunks_only)
+                if not whole_chunks_only:
+                    column.describe(self._episodes if name.startswith("episodes/") else self._rows)
+                files |= column.ready
+                column.ready = {}
+            self._backend.write_many(files)
         except BaseException as error:  # columns now differ in length: nothing more may be committed
             self._failed = error
             raise
@@ -199,17 +207,14 @@ class Writer:
     def _create(self) -> None:
         folder = f"segments/{self._id}"
         arrays = layout.row_arrays(self._schema) | layout.episode_arrays(self._schema)
-        groups = {folder} | {
-            f"{folder}/{'/'.join(name.split('/')[:n])}" for name in arrays for n in range(1, name.count("/") + 1)
-        }
+        groups = {f"{folder}/{group}".rstrip("/") for name in arrays for group in layout.groups(name)}
         if self._backend.size("segments/zarr.json") is None:
-            self._backend.write("segments/zarr.json", layout.GROUP)
-        for group in sorted(groups):
-            self._backend.write(f"{group}/zarr.json", layout.GROUP)
+            groups.add("segments")
+        self._backend.write_many({f"{group}/zarr.json": layout.GROUP for group in sorted(groups)})
         if self._backend.local is not None:
             self._lock = WriterLock(self._backend.local / folder)
         for name, encoding in layout.encodings(self._schema, self._profile).items():
-            self._columns[name] = _Column(self._backend, folder, name, arrays[name][0], encoding)
+            self._columns[name] = _Column(folder, name, arrays[name][0], encoding)
 
     def _table_entry(self, episode: Episode, rows: dict[str, Array]) -> dict[str, Array]:
         columns = dict(episode.columns)
@@ -232,33 +237,3 @@ def _code(categories: list[str], text: str) -> int:
     if text not in categories:
         categories.append(text)
     return categories.index(text)
-
-
-def _episode_rows(schema: Schema, episode: Episode) -> tuple[dict[str, Array], Array]:
-    """The T+1 rows of each array, and the same rows packed (T+1, W). Row T holds the final observation only."""
-    steps = len(episode)
-
-    def padded(values: Any) -> Array:
-        array = np.asarray(values)
-        return np.concatenate([array, np.zeros((1, *array.shape[1:]), array.dtype)])
-
-    end = np.arange(steps + 1) == steps - 1
-    rows = {f"obs/{name}": np.asarray(values, np.float32) for name, values in episode.observations().items()}
-    rows |= {
-        "action": padded(np.asarray(episode.action, np.int64 if schema.discrete else np.float32)),
-        "reward": padded(np.asarray(episode.reward, np.float32)),
-        "terminated": end & bool(episode.terminated),
-        "truncated": end & (not episode.terminated),
-    }
-    rows |= {f"info/{name}": padded(np.asarray(values, np.float32)) for name, values in episode.info.items()}
-    return rows, pack(schema, rows)
-
-
-def pack(schema: Schema, rows: dict[str, Array]) -> Array:
-    """Row arrays -> (R, O + A + 2) float32: observation, action (one-hot if discrete), reward, terminated."""
-    obs = schema.flatten({key.name: rows[f"obs/{key.name}"] for key in schema.observations})
-    action = rows["action"]
-    if schema.discrete:
-        action = np.eye(schema.action_dim, dtype=np.float32)[action]
-    parts = (obs, action, rows["reward"][:, None], rows["terminated"][:, None])
-    return np.concatenate(parts, axis=1, dtype=np.float32)

@@ -60,6 +60,10 @@ class BackendConformance:
         read = backend.read_many(list(values), limit=4 << 20)
         must(read == list(values.values()), "read_many does not give the values in the order of the keys")
         must(list(backend.read_many([], limit=LIMIT)) == [], "read_many of no keys gives something")
+        backend.write_many({f"many/{key}": value for key, value in values.items()})
+        backend.write_many({})
+        read = backend.read_many([f"many/{key}" for key in values], limit=4 << 20)
+        must(read == list(values.values()), "write_many did not write what was given")
 
     def test_writing_again_replaces_the_whole_value(self) -> None:
         backend = self.open(fresh("replaced"))
@@ -176,8 +180,7 @@ class BackendConformance:
     def test_listings_are_longer_than_one_page(self) -> None:
         backend = self.open(fresh("pages"))
         keys = [f"c/{number:04d}" for number in range(KEYS)]
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda key: backend.write(key, b"1"), keys))
+        backend.write_many(dict.fromkeys(keys, b"1"))
         must(list(backend.sizes("c")) == keys, f"sizes lists {len(backend.sizes('c'))} of {KEYS} keys")
         must(backend.names("c") == [key[2:] for key in keys], f"names lists {len(backend.names('c'))} of {KEYS}")
         must(backend.read_many(keys, limit=1) == [b"1"] * KEYS, "read_many of many keys does not give their values")
@@ -187,6 +190,7 @@ class BackendConformance:
         for key in BAD_KEYS:
             raises(ValueError, backend.read, key, limit=LIMIT)
             raises(ValueError, backend.write, key, b"1")
+            raises(ValueError, backend.write_many, {key: b"1"})
             raises(ValueError, backend.create, key, b"1")
             raises(ValueError, backend.size, key)
             raises(ValueError, backend.age, key)

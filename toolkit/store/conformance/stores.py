@@ -11,9 +11,10 @@ from toolkit.core import Episode
 from toolkit.store.backend import Backend
 from toolkit.store.conformance.backends import LIMIT, fresh, must, raises
 from toolkit.store.files import StoreError
+from toolkit.store.keys import InfoKey, Key
 from toolkit.store.maintain import gc, merge, repair
 from toolkit.store.reader import ReplayStore
-from toolkit.store.schema import Key, Schema
+from toolkit.store.schema import Schema
 from toolkit.store.validate import validate
 
 WRITERS = 4  # at once
@@ -27,7 +28,7 @@ SCHEMA = Schema(
     action=Key("action", "action", (2,), (-1.0,) * 2, (1.0,) * 2, (0.1,) * 2),
     discrete=False,
     context_names=("mass",),
-    info={"contact": (1,)},
+    info={"contact": InfoKey((1,))},
     environment={"suite": "laws"},
 )
 

@@ -241,6 +241,7 @@ def test_every_command_takes_a_url(remote: ReplayStore, capsys: pytest.CaptureFi
     assert "past commits" in run("validate", url, code=1)
 
 
+@pytest.mark.skipif(bool(GIVEN), reason="a server that checks signatures notices that the condition was taken off")
 def test_a_server_that_ignores_the_condition_is_refused(bucket: str, proxy: Proxy, schema: Schema) -> None:
     proxy.mischief = lambda method, key: "unconditional"
     with pytest.raises(OSError, match=r"lets a key be created twice \(it ignores If-None-Match: \*\)"):
@@ -386,6 +387,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(remote: ReplayStore, proxy
     worker.send_signal(signal.SIGINT)
     _, error = worker.communicate(timeout=30)
     assert worker.returncode == 130, error
+    assert error.strip() == "interrupted; what was done is saved, the same command continues"  # and no panic
     assert time.monotonic() - began < 5
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import atexit
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError, UnknownConfigurationKeyError
@@ -20,6 +22,8 @@ from toolkit.store.backend import checked_key
 SCHEMES = ("s3", "gs", "az", "memory")
 SECONDS = 60.0  # for one request, and again for its retries; PACKMULE_REMOTE_SECONDS overrides it
 RETRIES = 6
+AT_ONCE = 16  # requests of one process in flight
+T = TypeVar("T")
 SECRET = re.compile(r"(?i)secret|token|password|access_key$|account_key|sas_")  # names of what no message shows
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -107,9 +111,50 @@ def _seconds() -> float:
     return seconds
 
 
+class Askers:
+    """Threads that ask a server, so that whoever waits for the answer can be interrupted: Ctrl-C does not wait for it.
+
+    They end with the process: what is under way then gets a second to come to its end, and is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._open = self._threads = 0  # requests that are not answered yet; threads
+        self._running: set[Future[Any]] = set()
+        atexit.register(self._end)
+
+    def submit(self, request: Callable[[], T]) -> Future[T]:
+        """The answer to come."""
+        future: Future[T] = Future()
+        with self._lock:
+            self._open += 1
+            more = self._threads < min(self._open, AT_ONCE)
+            self._threads += more
+        if more:
+            threading.Thread(target=self._serve, name="packmule-remote", daemon=True).start()
+        self._work.put((future, request))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            future, request = self._work.get()
+            if future.set_running_or_notify_cancel():
+                self._running.add(future)
+                try:
+                    future.set_result(request())
+                except BaseException as error:
+                    future.set_exception(error)
+                self._running.discard(future)
+            with self._lock:
+                self._open -= 1
+            del future, request  # nothing is kept while waiting for more
+
+    def _end(self) -> None:
+        wait(list(self._running), timeout=1.0)
+
+
 @cache
-def loop(process: int) -> asyncio.AbstractEventLoop:
-    """The event loop of this process, in a thread of its own: a fork starts anew."""
-    made = asyncio.new_event_loop()
-    threading.Thread(target=made.run_forever, name="packmule-remote", daemon=True).start()
-    return made
+def askers(process: int) -> Askers:
+    """The threads of this process; a fork has none of its parent's."""
+    return Askers()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +19,9 @@ except ImportError as error:
     raise ImportError(f"stores at a URL need obstore ({error}): pip install 'packmule[remote]'") from error
 
 from toolkit.store.backend import checked_key
-from toolkit.store.connection import SECRET, advice, cause, connect, loop, memory, parts
+from toolkit.store.connection import SECRET, advice, askers, cause, connect, memory, parts
 from toolkit.store.files import JSON_BYTES, StoreError
 
-AT_ONCE = 16  # requests in flight of one `read_many` or `write_many`
 PAGE = 1000  # keys in one answer to a listing
 MARK = "packmule"  # metadata of an object: which call of `create` made it
 T = TypeVar("T")
@@ -62,47 +62,47 @@ class ObjectBackend:
 
     def read(self, key: str, *, limit: int = JSON_BYTES, start: int = 0, size: int | None = None) -> bytes:
         """See `Backend`. Raises RemoteError if the server cannot be asked."""
-        return self._wait(self._read(key, limit, start, size))
+        return self._wait(self._read, key, limit, start, size)
 
     def read_many(self, keys: Sequence[str], *, limit: int) -> list[bytes]:
         """See `Backend`; up to 16 at once."""
-        return self._wait(_all(lambda key: self._read(key, limit, 0, None), keys))
+        return self._wait_all(lambda key: self._read(key, limit, 0, None), keys)
 
     def size(self, key: str) -> int | None:
         """See `Backend`."""
-        found = self._wait(self._head(key))
+        found = self._wait(self._head, key)
         return None if found is None else int(found["size"])
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """See `Backend`."""
-        return self._wait(self._sizes(prefix))
+        return self._wait(self._sizes, prefix)
 
     def names(self, prefix: str = "") -> list[str]:
         """See `Backend`."""
-        return self._wait(self._names(prefix))
+        return self._wait(self._names, prefix)
 
     def write(self, key: str, data: bytes) -> None:
         """See `Backend`."""
-        self._wait(self._write(key, data))
+        self._wait(self._write, key, data)
 
     def write_many(self, files: Mapping[str, bytes]) -> None:
         """See `Backend`; up to 16 at once."""
-        self._wait(_all(lambda item: self._write(*item), files.items()))
+        self._wait_all(lambda item: self._write(*item), files.items())
 
     def create(self, key: str, data: bytes) -> None:
         """See `Backend`. Raises RemoteError if the server does not honour the condition, or did not say if it did."""
-        self._wait(self._create(key, data))
+        self._wait(self._create, key, data)
 
     def delete(self, key: str) -> None:
         """See `Backend`."""
-        self._wait(self._delete(key))
+        self._wait(self._delete, key)
 
     def flush(self) -> None:
         """Nothing to do: a put is durable when it returns."""
 
     def age(self, key: str) -> float | None:
         """See `Backend`; by the server's clock, whole seconds."""
-        return self._wait(self._age(key))
+        return self._wait(self._age, key)
 
     def _path(self, key: str) -> str:
         return self._root + checked_key(key)
@@ -111,14 +111,15 @@ class ObjectBackend:
         """What lists the folder `prefix`: '' is the whole store."""
         return self._path(prefix) if prefix else self._root.rstrip("/")
 
-    async def _read(self, key: str, limit: int, start: int, size: int | None) -> bytes:
-        path, options = self._path(key), {}
+    def _read(self, key: str, limit: int, start: int, size: int | None) -> bytes:
+        path = self._path(key)
+        options: Any = {}
         if start or size is not None:
             options = {"range": {"offset": start} if size is None else (start, start + max(1, size))}
         try:
-            found = await self._ask("read", key, obstore.get_async(self._store, path, options=options))  # type: ignore[arg-type]
+            found = self._ask("read", key, lambda: obstore.get(self._store, path, options=options))
         except RemoteError:
-            if options and (there := await self._head(key)) is not None and start >= there["size"]:
+            if options and (there := self._head(key)) is not None and start >= there["size"]:
                 return b""  # a range that begins at the end or beyond is an error to servers
             raise
         first, stop = found.range
@@ -129,77 +130,80 @@ class ObjectBackend:
                 f"{self.name}/{key} is {found.meta['size']} bytes long, {stop - first} of them are to be read, more "
                 f"than the {limit} it may have; not read"
             )
-        data = bytes(await self._ask("read", key, found.bytes_async()))
+        data = bytes(self._ask("read", key, found.bytes))
         if len(data) != stop - first:
             raise RemoteError(f"{self.name}/{key}: {len(data)} of {stop - first} bytes came; try again")
         return data
 
-    async def _head(self, key: str) -> Any:
+    def _head(self, key: str) -> Any:
+        path = self._path(key)
         try:
-            return await self._ask("look at", key, obstore.head_async(self._store, self._path(key)))
+            return self._ask("look at", key, lambda: obstore.head(self._store, path))
         except FileNotFoundError:
             return None
 
-    async def _sizes(self, prefix: str) -> dict[str, int]:
-        stream = obstore.list(self._store, self._folder(prefix) or None, chunk_size=PAGE)
-        pages = await self._ask("list", prefix, stream.collect_async())
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        folder = self._folder(prefix) or None
+        pages = self._ask("list", prefix, lambda: obstore.list(self._store, folder, chunk_size=PAGE).collect())
         return dict(sorted((page["path"].removeprefix(self._root), page["size"]) for page in pages))
 
-    async def _names(self, prefix: str) -> list[str]:
-        folder = self._folder(prefix)
-        found = await self._ask("list", prefix, obstore.list_with_delimiter_async(self._store, folder or None))
+    def _names(self, prefix: str) -> list[str]:
+        folder = self._folder(prefix) or None
+        found = self._ask("list", prefix, lambda: obstore.list_with_delimiter(self._store, folder))
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
 
-    async def _write(self, key: str, data: bytes) -> None:
-        await self._ask("write", key, obstore.put_async(self._store, self._path(key), data, use_multipart=False))
+    def _write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        self._ask("write", key, lambda: obstore.put(self._store, path, data, use_multipart=False))
 
-    async def _create(self, key: str, data: bytes) -> None:
+    def _create(self, key: str, data: bytes) -> None:
         path = self._path(key)
         if self._clock is None:
-            await self._probe()
+            self._probe()
         mark = secrets.token_hex(16)
         try:
-            await self._ask("create", key, self._put_new(path, data, mark))
+            self._ask("create", key, lambda: self._put_new(path, data, mark))
         except AlreadyExistsError:
-            if await self._made(path) != mark:  # the answer to a first try was lost, and it was tried again
+            if self._made(path) != mark:  # the answer to a first try was lost, and it was tried again
                 raise FileExistsError(f"{self.name}/{key} exists already") from None
         except RemoteError as error:
-            if await self._made(path) != mark:
+            if self._made(path) != mark:
                 raise RemoteError(f"{error}; whether it arrived is not known: look again") from None
 
     def _put_new(self, path: str, data: bytes, mark: str) -> Any:
-        return obstore.put_async(self._store, path, data, mode="create", use_multipart=False, attributes={MARK: mark})
+        return obstore.put(self._store, path, data, mode="create", use_multipart=False, attributes={MARK: mark})
 
-    async def _made(self, path: str) -> str | None:
+    def _made(self, path: str) -> str | None:
         """Which call of `create` made the object; None if it is absent or the server keeps no metadata."""
         try:
-            found = await obstore.get_async(self._store, path, options={"head": True})
+            found = obstore.get(self._store, path, options={"head": True})
         except (BaseError, FileNotFoundError):
             return None
         made = found.attributes.get(MARK)
         return None if made is None else str(made)
 
-    async def _delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
+        path = self._path(key)
         with contextlib.suppress(FileNotFoundError):
-            await self._ask("delete", key, obstore.delete_async(self._store, self._path(key)))
+            self._ask("delete", key, lambda: obstore.delete(self._store, path))
 
-    async def _age(self, key: str) -> float | None:
-        if (found := await self._head(key)) is None:
+    def _age(self, key: str) -> float | None:
+        if (found := self._head(key)) is None:
             return None
         if self._clock is None:
-            await self._probe()
+            self._probe()
         assert self._clock is not None
         return max(0.0, self._clock + time.monotonic() - found["last_modified"].timestamp())
 
-    async def _probe(self) -> None:
+    def _probe(self) -> None:
         """Create a key twice, to see that the second time fails, and what time it is over there; then delete it."""
         key = f".probe.{secrets.token_hex(8)}.partial"  # a name that `gc` sweeps, should this be interrupted
         path = self._root + key
-        await self._ask("create", key, self._put_new(path, b"1", "probe"))
+        self._ask("create", key, lambda: self._put_new(path, b"1", "probe"))
         asked = time.monotonic()
         try:
-            await self._ask("create", key, self._put_new(path, b"2", "probe again"))
+            self._ask("create", key, lambda: self._put_new(path, b"2", "probe again"))
         except AlreadyExistsError:
             pass
         else:
@@ -208,16 +212,16 @@ class ObjectBackend:
                 "two writers could overwrite each other; use a server that honours conditional puts"
             )
         finally:
-            found = await self._head(key)
-            await self._delete(key)
+            found = self._head(key)
+            self._delete(key)
         if found is None:
             raise RemoteError(f"{self.name}: an object that was just written is not there; this is no safe place")
         self._clock = found["last_modified"].timestamp() - asked
 
-    async def _ask(self, verb: str, key: str, request: Any) -> Any:
+    def _ask(self, verb: str, key: str, request: Callable[[], T]) -> T:
         """The answer to a request. Raises FileNotFoundError, AlreadyExistsError, or RemoteError saying what failed."""
         try:
-            return await request
+            return request()
         except AlreadyExistsError:
             raise
         except (BaseError, FileNotFoundError) as error:
@@ -227,25 +231,16 @@ class ObjectBackend:
             where = f"{self.name}/{key}" if key else self.name
             raise RemoteError(f"cannot {verb} {where}: {why}{advice(why)}") from None
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, done by the loop that all backends share. Ctrl-C stops waiting at once."""
-        future = asyncio.run_coroutine_threadsafe(work, loop(os.getpid()))
+    def _wait(self, work: Callable[..., T], *given: Any) -> T:
+        """The result of `work`, done in a thread of its own: Ctrl-C stops waiting at once."""
+        return self._wait_all(lambda _: work(*given), [None])[0]
+
+    def _wait_all(self, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+        """The results of `work` for each item, in order, some at once. Raises the first error, after all ended."""
+        futures = [askers(os.getpid()).submit(partial(work, item)) for item in items]
         try:
-            return future.result()
+            wait(futures)
+            return [future.result() for future in futures]
         finally:
-            future.cancel()
-
-
-async def _all(request: Callable[[S], Coroutine[Any, Any, T]], items: Iterable[S]) -> list[T]:
-    """The answers to a request for each item, in order, so many at once. Raises the first error, after all ended."""
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def one(item: S) -> T:
-        async with places:
-            return await request(item)
-
-    answers = await asyncio.gather(*[one(item) for item in items], return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return [answer for answer in answers if not isinstance(answer, BaseException)]
+            for future in futures:
+                future.cancel()  # those that did not begin, if this was interrupted

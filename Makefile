@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CLAIM_OUT ?= claim
 
-.PHONY: setup claim test kills bits lint clean
+.PHONY: setup claim test kills bits radosgw lint clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,9 @@ kills: setup  ## 1000 SIGKILLs while appending
 
 bits: setup  ## flip every single bit of a small store, about an hour
 	PACKMULE_EVERY_BIT=1 $(BIN)/python -m pytest tests/test_validate.py -k anywhere
+
+radosgw: setup  ## the remote tests against Ceph's object gateway (Debian: radosgw ceph-mon ceph-osd), a few minutes
+	tests/radosgw.sh $(BIN)/python -m pytest tests/test_remote.py tests/test_conformance.py
 
 lint: setup  ## style, types and the import rules
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_data import Data
+from toolkit.cli_data import Data, Location
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -67,8 +67,8 @@ class Collect:
 
     suite: Positional[str]
     """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
-    out: str
-    """The store to make, or to continue: a folder."""
+    out: Location
+    """The store to make, or to continue: a folder, or a URL like s3://bucket/prefix."""
     preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
     """Few or many contexts, no or half the steps random."""
     size: Literal["small", "medium", "large"] | None = None
@@ -375,8 +375,8 @@ class Suites:
 class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
-    store: Path
-    """The replay store, or the file of a mixture (`data mix`)."""
+    store: Location
+    """The replay store, a folder or a URL like s3://bucket/prefix, or the file of a mixture (`data mix`)."""
     view: str | None = None
     """A saved view of the store; the whole store by default."""
     commit: int | None = None

@@ -21,7 +21,6 @@ from toolkit.dials import Dials, drawn
 from toolkit.envs import Split, Suite, check_split
 from toolkit.envs._vector import Moves, Singles, VectorEnvironment
 
-
 MOST = 10_000_000
 """Episodes of one stream; more are several streams, of several seeds."""
 

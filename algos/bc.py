@@ -248,7 +248,8 @@ class MixtureBC(ContinuousBC, Density):
 
     def best(self, outputs: Tensor) -> Tensor:
         weight, mean, _ = self.parameters(outputs)
-        return self.raw(mean[torch.arange(len(mean)), weight.argmax(-1)])
+        likeliest = weight.argmax(-1)[..., None, None].expand(*mean.shape[:-2], 1, mean.shape[-1])
+        return self.raw(mean.gather(-2, likeliest).squeeze(-2))
 
 
 class SquaredBC(ContinuousBC):

@@ -252,7 +252,7 @@ def test_drawing_without_pygame_says_what_to_install(suite, monkeypatch):
 def test_drawing_without_opengl_says_what_is_needed(monkeypatch):
     pytest.importorskip("mujoco")
     monkeypatch.setenv("MUJOCO_GL", "vulkan")
-    with pytest.raises(ImportError, match=r"failed with MUJOCO_GL='vulkan'.*set MUJOCO_GL=egl"):
+    with pytest.raises(ImportError, match=r"suite 'reacher'.*vulkan.*MUJOCO_GL=egl"):
         reacher.SUITE.make(render=True)
 
 
@@ -467,7 +467,7 @@ def test_runners_splits_are_disjoint_in_mass_or_outside_in_mass_and_gear(suite):
     assert bands == [set(range(BANDS)) - set(HELD_BACK), set(HELD_BACK)]
     shared = np.concatenate([train, interpolated])
     assert extrapolated[:, 0].min() > shared[:, 0].max()
-    assert extrapolated[:, 1].max() < shared[:, 1].min()
+    assert extrapolated[:, 1].min() > shared[:, 1].max()
 
 
 @pytest.mark.parametrize("suite", RUNNERS)
@@ -488,7 +488,7 @@ def test_runners_bodies_are_what_the_context_says_and_the_start_is_as_noisy(suit
             env.reset(seed=0, options={"context": wrong})
 
 
-def test_a_runner_succeeds_only_far_enough_and_up():
+def test_a_runner_succeeds_only_far_enough_ahead_of_its_start():
     pytest.importorskip("mujoco")
     env = halfcheetah.SUITE.make()
     env.reset(seed=0)

@@ -157,7 +157,7 @@ def test_shipped_weights_are_small_and_say_how_they_were_made(suite):
     assert about["suite"] == suite.name
     assert about["command"].startswith(f"packmule expert {suite.name} --seed {about['seed']} --steps ")
     assert about["recipe"] == experts.recipe_json(suite.recipe)
-    assert about["expert"]["return"] == pytest.approx(suite.references["train"].expert, rel=0.1)
+    assert about["expert"]["return"] == pytest.approx(suite.references["train"].expert, rel=0.3)
     assert suite.references["train"].random < about["medium"]["return"] < about["expert"]["return"]
 
 

@@ -257,6 +257,15 @@ def test_a_wrong_window_is_refused_clearly_or_served(config):
         assert all(torch.isfinite(value) for value in metrics.values())
 
 
+def test_a_batch_without_what_is_needed_is_refused_by_name(config):
+    needs = config.needs
+    due = {"next_action": needs.next_action, "return_to_go": needs.returns_to_go, "discount": needs.n_step > 1}
+    if not any(due.values()):
+        pytest.skip("it needs no more than windows")
+    with pytest.raises(ValueError, match=next(name for name, asked in due.items() if asked)):
+        build(config).update(toy_batch(CONTINUOUS, window=needs.window))
+
+
 def test_goals_are_part_of_the_observation(config):
     spec = toy_spec(goal=True)
     action = trained(config, 2, spec=spec).policy(seed=0).act(look(spec, 2, first=True))

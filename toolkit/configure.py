@@ -123,7 +123,7 @@ def build(config: RunConfig, spec: Spec) -> Learner:
     return learner.build(spec, seed=child_seed(config.seed, "parameters", config.learner), device=config.device)
 
 
-def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
+def load_learner(folder: str | Path, *, device: str = "auto") -> tuple[RunConfig, Learner, Schema]:
     """A run's configuration, its learner as last saved, and the schema of its data; the store is not needed.
 
     Raises ValueError if the folder is not a run, or holds no checkpoint yet.
@@ -140,7 +140,7 @@ def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
         spec = Spec.from_json(saved["spec"])
     except (TypeError, KeyError) as error:
         raise ValueError(f"{folder} was written by another version of packmule ({error}); train it again") from None
-    learner = build(replace(config, device=resolve_device("auto")), spec)
+    learner = build(replace(config, device=resolve_device(device)), spec)
     restore(learner, state, folder)
     return config, learner, Schema.from_json(saved["schema"])
 

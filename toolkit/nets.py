@@ -17,11 +17,17 @@ Pair = tuple[Tensor, Tensor]  # a weight and a bias
 class StackedLinear(nn.Module):
     """M linear layers at once: (M, B, inputs) -> (M, B, outputs).
 
-    Weights and biases start uniform in +-1/sqrt(inputs), torch's own rule for nn.Linear.
+    Weights and biases start uniform in +-1/sqrt(inputs), torch's own rule for nn.Linear. Raises ValueError without
+    inputs: data of images alone give none.
     """
 
     def __init__(self, members: int, inputs: int, outputs: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        if inputs < 1:
+            raise ValueError(
+                f"a network was asked for with {inputs} inputs: the data have no vector observations, only images, and "
+                "this learner reads none"
+            )
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound, generator=generator))
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound, generator=generator))

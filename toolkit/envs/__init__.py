@@ -67,6 +67,7 @@ class Suite(ABC):
     extra: ClassVar[str | None] = None
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
     together: ClassVar[int] = 1  # rows of `batch` one process steps when collecting; more only where that is faster
+    reference_episodes: ClassVar[int] = 200  # behind each recorded reference
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:

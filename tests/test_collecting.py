@@ -180,6 +180,7 @@ def test_a_collection_with_other_dials_is_refused_naming_what_differs(tmp_path):
     [
         ({"noise": 0.1, "exploration": "brown"}, "unknown exploration"),
         ({"quality": 0.5, "weaker": "lazy"}, "has no weaker behaviour 'lazy'"),
+        ({"episodes": 10**22, "contexts": 10**22}, "episodes must be at most 10,000,000"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"seed": -1}, "seed must not be negative"),
     ],

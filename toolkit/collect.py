@@ -159,7 +159,8 @@ def _ordered(suite: Suite, arguments: dict[str, Any], start: int, stop: int, wor
     following = 0
     for index, result in map_tasks(tasks, slots=workers):
         if isinstance(result, TaskFailed):
-            raise TaskFailed(f"a worker failed: {str(result).strip().splitlines()[-1]}") from result
+            said = str(result).strip().splitlines()[-1]
+            raise TaskFailed(f"a worker failed ({said}); what was done is kept, the same command continues") from result
         early[index] = result
         while following in early:
             yield from early.pop(following)

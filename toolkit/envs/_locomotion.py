@@ -20,9 +20,11 @@ from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
 from toolkit.envs import Split, check_split
+from toolkit.envs._locomotion_rows import LocomotionRows
 from toolkit.envs._measure import read_context
 from toolkit.envs._mujoco import make_mujoco
 from toolkit.envs._trained import TrainedSuite
+from toolkit.envs._vector import VectorEnvironment
 
 Range = tuple[float, float]  # half open
 
@@ -40,6 +42,7 @@ class Locomotion(TrainedSuite):
     context_names = ("mass scale", "gear scale", "friction scale", "damping scale", "start noise [m, rad]")
     roles: ClassVar[dict[str, str]] = {"observation": "observation"}
     max_steps = 1000
+    together = 8
     requires = ("mujoco",)
     reference_episodes = 25
 
@@ -60,6 +63,10 @@ class Locomotion(TrainedSuite):
         Drawing needs OpenGL.
         """
         return LocomotionEnv(self, render=render)
+
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` runners stepped in MuJoCo directly, bit for bit as single ones."""
+        return LocomotionRows(self, LocomotionEnv(self), rows)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64, one column for each of `context_names`. Train and interpolated are disjoint in mass."""

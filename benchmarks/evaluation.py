@@ -1,6 +1,6 @@
-"""Microseconds for one environment step of pointmaze: our rows beside Gymnasium's SyncVectorEnv, and one at a time.
+"""Microseconds for one environment step: our rows beside Gymnasium's SyncVectorEnv, and one at a time.
 
-    python benchmarks/evaluation.py [--rows 64] [--steps 150] [--rounds 7]
+    python benchmarks/evaluation.py [--suite pointmaze | halfcheetah] [--rows 64] [--steps 150] [--rounds 7]
 
 Processor time of one thread; a round times each in turn, and the median of the rounds is shown with the least and
 greatest. Resets are not timed.
@@ -8,7 +8,7 @@ greatest. Resets are not timed.
 Equal: environment, context, seeds, actions and episodes; it is checked that observations, rewards and ends have the
 same bits in every step. Not equal: SyncVectorEnv goes through the wrappers of Gymnasium and of our suite and its
 autoreset is off; ours leaves ended rows to the caller by design. Both return arrays over all rows. The episodes are
-walks of a random policy that reach no goal, so that all rows are stepped to the end.
+walks of a random policy that none of them ends early, so that all rows are stepped to the end.
 """
 
 from __future__ import annotations
@@ -25,23 +25,27 @@ from toolkit import registry
 from toolkit.core import Array
 from toolkit.envs._vector import Singles, VectorEnvironment
 
-SUITE = registry.suite("pointmaze")
+CORNERS = np.array([1.0, 1.0, 6.0, 5.0, 1.0, 1.0])  # across the maze: no random walk arrives
 Shown = tuple[Array, ...]
 
 
 def main() -> None:
     """Time the three in turn and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=("pointmaze", "halfcheetah"), default="pointmaze")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=7)
     flags = parser.parse_args()
 
-    context = np.array([1.0, 1.0, 6.0, 5.0, 1.0, 1.0])  # from one corner to the other: no random walk arrives
+    suite = registry.suite(flags.suite)
+    context = CORNERS if flags.suite == "pointmaze" else suite.contexts("train", 1, seed=0)[0]
     seeds = list(range(flags.rows))
-    actions = np.random.default_rng(0).uniform(-1, 1, (flags.steps, flags.rows, 2)).astype(np.float32)
-    own, singles = SUITE.batch(flags.rows), Singles([SUITE.make() for _ in seeds])
-    theirs = SyncVectorEnv([SUITE.make for _ in seeds], autoreset_mode=AutoresetMode.DISABLED)
+    actions = (
+        np.random.default_rng(0).uniform(-1, 1, (flags.steps, flags.rows, *suite.action_space.shape)).astype(np.float32)
+    )
+    own, singles = suite.batch(flags.rows), Singles([suite.make() for _ in seeds])
+    theirs = SyncVectorEnv([suite.make for _ in seeds], autoreset_mode=AutoresetMode.DISABLED)
     sides: dict[str, Callable[[], Iterator[Shown]]] = {
         "ours": lambda: rows(own, context, seeds, actions),
         "SyncVectorEnv": lambda: sync(theirs, context, seeds, actions),
@@ -76,19 +80,24 @@ def rows(envs: VectorEnvironment, context: Array, seeds: list[int], actions: Arr
     """What our rows show: the reset, then every step."""
     every = np.arange(envs.rows)
     obs = envs.reset(every, np.tile(context, (envs.rows, 1)), seeds)
-    yield obs["observation"], obs["desired_goal"]
+    yield in_order(obs)
     for chosen in actions:
         moves = envs.step(every, chosen)
-        yield moves.obs["observation"], moves.obs["desired_goal"], moves.reward, moves.terminated, moves.truncated
+        yield *in_order(moves.obs), moves.reward, moves.terminated, moves.truncated
 
 
 def sync(envs: SyncVectorEnv, context: Array, seeds: list[int], actions: Array) -> Iterator[Shown]:
     """The same of Gymnasium's vector environment."""
     obs, _ = envs.reset(seed=seeds, options={"context": context})
-    yield obs["observation"].copy(), obs["desired_goal"].copy()
+    yield tuple(values.copy() for values in in_order(obs))
     for chosen in actions:
         obs, reward, terminated, truncated, _ = envs.step(chosen)
-        yield obs["observation"], obs["desired_goal"], reward, terminated, truncated
+        yield *in_order(obs), reward, terminated, truncated
+
+
+def in_order(obs: dict[str, Array]) -> Shown:
+    """Observations by name of their key."""
+    return tuple(obs[key] for key in sorted(obs))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from helpers import toy_spec
 from test_known_answers import DISCOUNT, Table, spec_of
 
 from toolkit.cli import main
 from toolkit.collect import collect
-from toolkit.core import Moments, Spec
-from toolkit.fqe import FittedQ, FQEConfig, bootstrapped, evaluate_run, fit, monte_carlo
-from toolkit.store import ReplayStore
+from toolkit.core import Episode, Moments, Spec
+from toolkit.fqe import FittedQ, FQEConfig, bootstrapped, evaluate, evaluate_run, fit, monte_carlo
+from toolkit.store import ReplayStore, Schema
 from toolkit.train import train
 
-FAST = FQEConfig(discount=DISCOUNT, updates=1000, samples=8, hidden=(64,), lr=1e-2, tau=0.03)
+FAST = FQEConfig(discount=DISCOUNT, steps=1000, samples=8, hidden=(64,), lr=1e-2, tau=0.03)
 
 
 class TablePolicy:
@@ -76,7 +77,7 @@ def test_value_of_a_tabular_policy_is_the_solution_of_its_linear_system(kind):
 def test_a_policy_that_draws_is_asked_for_several_actions_and_a_deterministic_one_once():
     for chances, times in ((np.full((4, 3), 1 / 3), FAST.samples), (np.eye(3)[[0, 1, 1, 2]], 1)):
         policy = TablePolicy(chances)
-        fitted(policy, dataclasses.replace(FAST, updates=1))
+        fitted(policy, dataclasses.replace(FAST, steps=1))
         assert policy.asked == times
 
 
@@ -95,7 +96,7 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
                 batch, reward=torch.ones_like(batch.reward), terminated=torch.full_like(batch.terminated, terminated)
             )
 
-        value = fit(policy, draw, spec, dataclasses.replace(FAST, updates=400, tau=0.05, samples=1), seed=0).values(
+        value = fit(policy, draw, spec, dataclasses.replace(FAST, steps=400, tau=0.05, samples=1), seed=0).values(
             torch.eye(4)
         )
         np.testing.assert_allclose(value.numpy(), due, rtol=0.1)
@@ -113,6 +114,31 @@ def test_values_never_leave_what_the_rewards_allow():
     assert values.max() <= 2 / (1 - DISCOUNT) + 1e-4
 
 
+def test_a_policys_value_on_a_store_is_not_the_datas_and_both_are_exact(tmp_path):
+    """300 episodes of 20 steps of the table, cut there; the behaviour is uniform, the policy is not."""
+    table, rng = Table(), np.random.default_rng(1)
+    chances = np.random.default_rng(5).dirichlet(np.ones(3), 4)
+    schema = Schema.from_spaces(observation=spaces.Box(0, 1, (4,)), action=spaces.Discrete(3))
+    with ReplayStore.create(tmp_path / "t.zarr", schema).writer() as writer:
+        for _ in range(300):
+            states, actions = [int(rng.integers(4))], []
+            for _ in range(20):
+                actions.append(int(rng.integers(3)))
+                states.append(int(rng.choice(4, p=table.move[states[-1], actions[-1]])))
+            reward = table.reward[states[:-1], actions].astype(np.float32)
+            writer.append(Episode(np.eye(4, dtype=np.float32)[states], np.array(actions), reward, False))
+    store = ReplayStore.open(tmp_path / "t.zarr")
+    found = evaluate(TablePolicy(chances), store, FAST, seed=0)
+    first = np.mean([store.episode(i).observations()["observation"][0] for i in range(300)], 0)
+    due, other = first @ exact(table, chances), first @ exact(table, np.full((4, 3), 1 / 3))
+    np.testing.assert_allclose(found.value.value, due, rtol=0.04)
+    np.testing.assert_allclose(found.behaviour.value, other, rtol=0.06)
+    assert abs(due - other) > 0.04 * due  # the test can fail
+    assert found.behaviour.low < other < found.behaviour.high
+    assert found.truncated == 1
+    assert found.disagreement < 0.1
+
+
 def test_monte_carlo_value_is_the_discounted_sum():
     assert monte_carlo(np.array([1.0, 2.0, 4.0]), 0.5) == 1 + 1 + 1
 
@@ -127,7 +153,7 @@ def test_the_interval_covers_the_mean_of_the_population_it_was_drawn_from():
     assert not bootstrapped(np.ones(1), rng).bounded
 
 
-@pytest.mark.parametrize("wrong", [{"discount": 1.0}, {"updates": 0}, {"samples": 0}, {"hidden": ()}, {"lr": 0.0}])
+@pytest.mark.parametrize("wrong", [{"discount": 1.0}, {"steps": 0}, {"samples": 0}, {"hidden": ()}, {"lr": 0.0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="got"):
         FQEConfig(**wrong)
@@ -146,7 +172,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return made | {"store": store.path, "folder": folder}
 
 
-QUICK = FQEConfig(updates=3, batch_size=16, hidden=(8,), samples=2)
+QUICK = FQEConfig(steps=3, batch_size=16, hidden=(8,), samples=2)
 
 
 def test_a_run_is_valued_beside_the_behaviour_and_the_same_seed_repeats_it(runs):
@@ -173,7 +199,7 @@ def test_data_of_another_shape_are_refused(runs, make_store):
 
 
 def test_the_command_prints_the_best_first_and_json_for_programs(runs, capsys):
-    flags = ["--updates", "3", "--hidden", "8", "--samples", "2", "--batch-size", "16"]
+    flags = ["--steps", "3", "--hidden", "8", "--samples", "2", "--batch-size", "16"]
     chosen = [str(runs[name]) for name in ("bc", "fql")]
     assert main(["fqe", *chosen, *flags, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

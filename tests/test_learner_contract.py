@@ -56,16 +56,20 @@ def deterministic(learner: Learner) -> bool:
     return np.array_equal(learner.policy(seed=0).act(step), learner.policy(seed=1).act(step))
 
 
-def test_data_of_images_alone_are_refused_by_learners_that_read_none(config):
+def test_data_of_images_alone_are_refused_unless_they_are_enough(config):
     nothing, empty = Moments.of(np.zeros((1, 0))), np.zeros(0, np.float32)
     spec = dataclasses.replace(
         CONTINUOUS, obs_dim=0, obs=nothing, delta=nothing, obs_resolution=empty, images={"camera": (8, 8, 3)}
     )
-    if config.takes_images:
-        build(config, spec=spec)
-    else:
-        with pytest.raises(ValueError, match="images"):
-            build(config, spec=spec)
+    try:
+        learner = build(config, spec=spec)
+    except ValueError as error:
+        assert "images" in str(error)
+        assert not config.takes_images
+        return
+    if not config.takes_images:  # it must be one that looks at no observation at all
+        learner.update(toy_batch(spec, window=config.needs.window))
+        assert learner.policy(seed=0).act(look(spec, 2, first=True)).shape == (2, spec.action_dim)
 
 
 def test_config_is_frozen_and_names_its_family(config):
@@ -255,6 +259,15 @@ def test_a_wrong_window_is_refused_clearly_or_served(config):
         assert f"windows of {wrong} steps" in str(error)
     else:
         assert all(torch.isfinite(value) for value in metrics.values())
+
+
+def test_a_batch_without_what_is_needed_is_refused_by_name(config):
+    needs = config.needs
+    due = {"next_action": needs.next_action, "return_to_go": needs.returns_to_go, "discount": needs.n_step > 1}
+    if not any(due.values()):
+        pytest.skip("it needs no more than windows")
+    with pytest.raises(ValueError, match=next(name for name, asked in due.items() if asked)):
+        build(config).update(toy_batch(CONTINUOUS, window=needs.window))
 
 
 def test_goals_are_part_of_the_observation(config):

@@ -46,7 +46,11 @@ def test_what_was_appended_later_is_not_in_a_saved_mixture(stores, tmp_path):
 
 
 def test_the_episodes_of_a_mixture_are_those_of_its_parts_in_order(stores):
-    table = mix([(stores[1], 1.0), (stores[0].view(np.array([2])), 5.0)]).episodes
+    mixed = mix([(stores[1], 1.0), (stores[0].view(np.array([2])), 5.0)])
+    table = mixed.episodes
+    assert [len(mixed.episode(i)) for i in range(4)] == [7, 7, 30, 4]
+    with pytest.raises(IndexError, match="0 to 3"):
+        mixed.episode(4)
     assert table["length"].tolist() == [7, 7, 30, 4]
     assert table["context"][:, 0].tolist() == [0, 1, 2, 2]
     assert len(table) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from toolkit.store import ReplayStore, Schema, StoreError, labels, mix
 from toolkit.store import relabel as relabel_module
 from toolkit.store.info import info
 from toolkit.store.maintain import gc
+from toolkit.store.mixture import open_mixture
 from toolkit.store.relabel import relabel
 from toolkit.store.validate import validate
 from toolkit.train import train
@@ -161,6 +163,22 @@ def test_views_are_taken_of_a_relabelled_store_or_relabelled_alike(make_store):
     mine = rewards.episode < 4
     assert torch.equal(rewards.reward[mine, 0], 2 * rewards.obs[mine, 1, 1])
     assert not torch.equal(rewards.reward[~mine, 0], 2 * rewards.obs[~mine, 1, 1])
+
+
+def test_a_saved_mixture_keeps_what_its_parts_were_labelled_with(make_store, tmp_path):
+    recorded = make_store([6, 9])
+    mixed = mix([(relabel(recorded, "double", reward=double).view(np.array([1])), 1.0)])
+    mixed.save(tmp_path / "m.json")
+    again = open_mixture(tmp_path / "m.json")
+    assert again.fingerprint == mixed.fingerprint
+    batch = again.sampler(batch_size=50, seed=0).next()
+    assert torch.equal(batch.reward, 2 * batch.obs[:, 1:, 1])
+    shutil.rmtree(recorded.path / "derived" / "double")
+    with pytest.raises(StoreError, match="has no relabel 'double'"):
+        open_mixture(tmp_path / "m.json")
+    relabel(recorded, "double", reward=lambda o, a, n, i: np.zeros(len(a)))
+    with pytest.raises(StoreError, match="has another relabel 'double'"):
+        open_mixture(tmp_path / "m.json")
 
 
 def test_recorded_data_are_untouched(make_store):

@@ -34,7 +34,7 @@ class FQE:
     """A past commit of the store; the newest by default."""
     discount: float = 0.99
     """Of future rewards."""
-    updates: int = 10_000
+    steps: int = 10_000
     """Gradient steps on Q."""
     batch_size: int = 256
     samples: int = 10
@@ -59,7 +59,7 @@ class FQE:
         where: dict[str, Any] = {"store": self.store, "view": self.view, "commit": self.commit}
         found = []
         for folder in self.runs:
-            line = ProgressLine(f"fqe {folder.name}", self.updates)
+            line = ProgressLine(f"fqe {folder.name}", self.steps)
 
             def show(done: int, total: int, line: ProgressLine = line) -> None:
                 line.update(done)
@@ -81,15 +81,15 @@ class Export:
 
     folder: Annotated[Positional[Path], tyro.conf.arg(name="run")]
     """The folder of a trained run."""
-    format: Literal["onnx", "torchscript"]
-    """onnx needs the extra `export`."""
     out: Path
-    """The file to write."""
+    """The file to write; must not exist yet."""
+    format: Literal["onnx", "torchscript"] | None = None
+    """By the file's name unless given: .onnx, or .pt for TorchScript. ONNX needs the extra `export`."""
 
     def run(self) -> int:
         from toolkit.export import export
 
-        print(export(self.folder, format=self.format, out=self.out))
+        print(export(self.folder, self.out, format=self.format))
         return 0
 
 
@@ -104,12 +104,14 @@ def table(found: Sequence[Evaluation]) -> str:
     """One row a run, the best first, and below what the columns mean."""
     from toolkit.text import aligned
 
-    rows = [["run", "learner", "value", "behaviour", "disagreement", "policy", "episodes"]]
+    rows = [["run", "learner", "value", "behaviour", "TD error", "disagreement", "policy", "episodes"]]
     for one in found:
         kind = "deterministic" if one.deterministic else "drawn"
         rows.append(
-            [one.run, one.learner, str(one.value), str(one.behaviour), f"{one.disagreement:.2f}", kind,
-             str(one.value.n)]
+            [
+                one.run, one.learner, str(one.value), str(one.behaviour), f"{one.td_error:.2f}",
+                f"{one.disagreement:.2f}", kind, str(one.value.n),
+            ]
         )  # fmt: skip
     lines = [
         aligned(rows),

@@ -21,6 +21,9 @@ from toolkit.dials import Dials, drawn
 from toolkit.envs import Split, Suite, check_split
 from toolkit.envs._vector import Moves, Singles, VectorEnvironment
 
+MOST = 10_000_000
+"""Episodes of one stream; more are several streams, of several seeds."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -173,8 +176,10 @@ def jobs_of(
 
 
 def check_range(episodes: int, seed: int) -> None:
-    """Raise ValueError unless there is at least one episode and the seed is not negative."""
+    """Raise ValueError unless episodes lie between 1 and MOST and the seed is not negative."""
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
+    if episodes > MOST:
+        raise ValueError(f"episodes must be at most {MOST:,}, got {episodes}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")

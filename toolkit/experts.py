@@ -29,7 +29,7 @@ ROLLOUTS = 20
 """Updates of the policy in a round."""
 SCORED = 10
 """Episodes, always the same, that rank the rounds."""
-MEASURED = 100
+MEASURED = 25
 """Episodes, of contexts no round was ranked on, behind the returns in the weights' metadata."""
 HALF = 0.5
 """Where between random and expert the "medium" actor's return should lie."""
@@ -79,14 +79,20 @@ def train_expert(
     suite.make().close()
     each = round_steps(suite.recipe)
     rounds = -(-wanted // each)
-    config = {"suite": suite_name, "seed": seed, "recipe": recipe_json(suite.recipe), "versions": _versions()}
+    config = {
+        "suite": suite_name,
+        "seed": seed,
+        "recipe": recipe_json(suite.recipe),
+        "round": each,
+        "versions": _versions(),
+    }
     _claim_folder(out, config)
     with only_one(out):
         for latest in _train(suite, out, rounds, seed):
             if progress is not None:
                 note = f"return {latest.mean_return:.0f}, success {latest.success:.2f}"
                 progress(latest.steps, rounds * each, note)
-        command = f"packmule expert {suite_name} --seed {seed} --steps {rounds * each}"
+        command = f"packmule expert {suite_name} --seed {seed} --steps {rounds * each} --out DIR"
         return _choose(suite, out, _rounds(out)[:rounds], {"command": command, **config})
 
 

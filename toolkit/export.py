@@ -46,23 +46,27 @@ class Exported(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def forward(self, observation: Tensor) -> Tensor:
-        return self.choose(observation)
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.choose(obs)
 
 
-def export(folder: str | Path, *, format: Format, out: str | Path) -> Path:
-    """Write a trained run's policy to the file `out` and return its path.
+def export(folder: str | Path, out: str | Path, *, format: Format | None = None) -> Path:
+    """Write a trained run's policy to the file `out` and return its path; .onnx or .pt says the format if you do not.
 
     Raises ValueError if the policy is no function of the observation (it plans, remembers, asks for a return or
     draws random numbers), FileExistsError if something is at `out`, ImportError if ONNX is asked for and not
     installed, RuntimeError if what was exported does not repeat the policy's actions to 1e-5.
     """
     out = Path(out)
+    named: dict[str, Format] = {".pt": "torchscript", ".onnx": "onnx"}
+    kind = format or named.get(out.suffix)
+    if kind is None or kind not in named.values():
+        raise ValueError(f"{out}: the name says no format; end it in .pt or .onnx, or give the format")
     if out.exists():
         raise FileExistsError(f"{out} already exists; choose another name, or remove it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent} is no folder; make it first")
-    if format == "onnx":
+    if kind == "onnx":
         need_onnx()
     run, learner, _ = load_learner(folder, device="cpu")
     policy = reactive(run, learner.policy(seed=child_seed(run.seed, "policy", run.learner)), "cannot be exported")
@@ -73,8 +77,8 @@ def export(folder: str | Path, *, format: Format, out: str | Path) -> Path:
         )
     spec = learner_spec(folder)
     module = Exported(learner, policy.choose)
-    body = {"onnx": to_onnx, "torchscript": to_torchscript}[format](module, spec, identity(run, spec))
-    check(body, format, policy, spec)
+    body = {"onnx": to_onnx, "torchscript": to_torchscript}[kind](module, spec, identity(run, spec))
+    check(body, kind, policy, spec)
     write_durably(out, body, create_only=True)
     return out
 
@@ -89,7 +93,7 @@ def identity(run: RunConfig, spec: Spec) -> dict[str, Any]:
         "seed": run.seed,
         "steps": run.steps,
         "data": run.fingerprint,
-        "observation": {"shape": [None, spec.obs_dim], "dtype": "float32", "unit": "raw"},
+        "obs": {"shape": [None, spec.obs_dim], "dtype": "float32", "unit": "raw"},
         "action": {"shape": [None], "dtype": "int64", "choices": spec.action_dim}
         if spec.discrete
         else {
@@ -112,9 +116,9 @@ def to_onnx(module: Exported, spec: Spec, about: dict[str, Any]) -> bytes:
         program = torch.onnx.export(
             module,
             (samples(spec, 3),),
-            input_names=["observation"],
+            input_names=["obs"],
             output_names=["action"],
-            dynamic_shapes={"observation": {0: torch.export.Dim("rows")}},
+            dynamic_shapes={"obs": {0: torch.export.Dim("rows")}},
             dynamo=True,
             verbose=False,
         )
@@ -136,7 +140,7 @@ def loaded(body: bytes, format: Format) -> Callable[[Array], Array]:
     from onnx.reference import ReferenceEvaluator
 
     session: Any = ReferenceEvaluator(load_model_from_string(body))
-    return lambda obs: session.run(None, {"observation": obs})[0]
+    return lambda obs: session.run(None, {"obs": obs})[0]
 
 
 def check(body: bytes, format: Format, policy: Reactive, spec: Spec) -> None:

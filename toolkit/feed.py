@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from toolkit.core import Needs
@@ -55,7 +54,7 @@ def sampler(
 
 def no_reward(achieved: Tensor, goal: Tensor) -> Tensor:
     """Zero: learners that take hindsight goals here imitate, and read no reward. (..., G), (..., G) -> (...)."""
-    return torch.zeros(achieved.shape[:-1])
+    return achieved.new_zeros(achieved.shape[:-1])
 
 
 def check(schema: Schema, needs: Needs) -> None:

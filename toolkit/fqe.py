@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from toolkit.stats import Estimate
 from toolkit.store import Mixture, ReplayStore
 
 RESAMPLES = 2000
+Progress = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class FQEConfig:
 
     discount: float = 0.99
     """Of future rewards."""
-    updates: int = 10_000
+    steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 256
     samples: int = 10
@@ -52,7 +53,7 @@ class FQEConfig:
     """Episodes, drawn at random if there are more, at whose first states the value is estimated."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "samples", "members", "starts"):
+        for name in ("steps", "batch_size", "samples", "members", "starts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.discount < 1:
@@ -67,7 +68,8 @@ class FittedQ:
     """Q of one policy, in raw units. Targets never leave what rewards of the data could add up to."""
 
     def __init__(self, policy: Reactive, spec: Spec, config: FQEConfig, *, seed: int) -> None:
-        self.policy, self.spec, self.config, self.step = policy, spec, config, 0
+        self.policy, self.spec, self.config = policy, spec, config
+        self.td_error = math.nan  # set by `fit`
         self.observe, self.scale = Normalizer(spec.obs), Normalizer(spec.action)
         inputs = spec.obs_dim + spec.action_dim
         weights = generator(child_seed(seed, "parameters"))
@@ -80,7 +82,7 @@ class FittedQ:
         self.unit *= min(spec.horizon, 1 / (1 - config.discount))
 
     def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Raw observations (B, O) and actions (B, A), one-hot if discrete, as the networks read them."""
+        """Raw observations (B, O) and actions (B, A), one-hot if discrete, as the networks read them: (B, O + A)."""
         return torch.cat([self.observe(obs), action if self.spec.discrete else self.scale(action)], -1)
 
     def acts(self, obs: Tensor) -> list[Tensor]:
@@ -109,7 +111,6 @@ class FittedQ:
         loss = (q - target).square().mean(1).sum()
         descend(self.optimizer, loss)
         polyak(self.target, self.q, self.config.tau)
-        self.step += 1
         return loss.detach()
 
 
@@ -117,15 +118,16 @@ class FittedQ:
 class Evaluation:
     """A policy's value at the episodes' first states, beside what the data's own behaviour received from there."""
 
-    run: str
+    run: str  # its id; "" for a policy that is of no run
     learner: str
     value: Estimate  # of the policy: discounted, mean over first states; the interval is over episodes only
     behaviour: Estimate  # Monte-Carlo: the episodes' own discounted rewards, likewise
     disagreement: float  # standard deviation of the members' mean values: no part of the interval
+    td_error: float  # root mean square over the last tenth of the steps; large where the fit has not settled
     truncated: float  # share of those episodes whose Monte-Carlo sum ends before their environment does
     deterministic: bool
     discount: float
-    updates: int
+    steps: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -143,17 +145,20 @@ def fit(
     config: FQEConfig,
     *,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FittedQ:
     """Fit Q of `policy` on transitions from `draw`. Raises FloatingPointError if the loss is not finite."""
-    fitted = FittedQ(policy, spec, config, seed=seed)
-    for number in range(1, config.updates + 1):
+    fitted, last = FittedQ(policy, spec, config, seed=seed), []
+    for number in range(1, config.steps + 1):
         loss = fitted.update(draw())
-        if number % 500 == 0 or number == config.updates:
+        if number > config.steps - max(1, config.steps // 10):
+            last.append(loss)
+        if number % 500 == 0 or number == config.steps:
             if not math.isfinite(float(loss)):
-                raise FloatingPointError(f"the loss of Q is not finite after {number} updates; lower the learning rate")
+                raise FloatingPointError(f"the loss of Q is not finite after {number} steps; lower the learning rate")
             if progress is not None:
-                progress(number, config.updates)
+                progress(number, config.steps)
+    fitted.td_error = fitted.unit * float(torch.stack(last).mean() / config.members) ** 0.5
     return fitted
 
 
@@ -165,34 +170,42 @@ def evaluate_run(
     commit: int | None = None,
     config: FQEConfig | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Fit Q of a trained run's policy on a store, by default the one it was trained on, and value its first states.
 
     Raises ValueError if the policy remembers, plans or asks for a return (its action is no function of the
     observation, so no Q of states and actions is its value), or if the data are of another shape than the run's.
     """
-    settings, config = load_learner(folder), config or FQEConfig()
-    run, learner, _ = settings
+    run, learner, _ = load_learner(folder)
     policy = reactive(run, learner.policy(seed=child_seed(seed, "fqe", "policy")), "has no value that can be fitted")
     data = opened(run, store, view, commit)
-    check_shape(run, folder, data, learner_spec(folder))
+    check_shape(folder, data, learner_spec(folder))
     torch.set_num_threads(run.threads)
+    found = evaluate(policy, data, config or FQEConfig(), seed=seed, progress=progress)
+    return replace(found, run=run.identity, learner=run.learner)
+
+
+def evaluate(
+    policy: Reactive, data: ReplayStore | Mixture, config: FQEConfig, *, seed: int, progress: Progress | None = None
+) -> Evaluation:
+    """Fit Q of a policy on a store, view or mixture, and value the first states of its episodes, all counting alike."""
     sampler = data.sampler(batch_size=config.batch_size, seed=child_seed(seed, "fqe", "batches"))
     fitted = fit(policy, sampler.next, data.spec, config, seed=child_seed(seed, "fqe"), progress=progress)
     first, sums, truncated = episodes(data, config, seed)
     each = fitted.values(torch.from_numpy(first)).double().numpy()  # (M, n)
     rng = np.random.default_rng(child_seed(seed, "fqe", "bootstrap"))
     return Evaluation(
-        run=run.identity,
-        learner=run.learner,
+        run="",
+        learner="",
         value=bootstrapped(each.mean(0), rng),
         behaviour=bootstrapped(sums, rng),
         disagreement=float(each.mean(1).std(ddof=1)) if len(each) > 1 else 0.0,
+        td_error=fitted.td_error,
         truncated=truncated,
         deterministic=policy.deterministic,
         discount=config.discount,
-        updates=config.updates,
+        steps=config.steps,
     )
 
 
@@ -206,13 +219,11 @@ def reactive(run: RunConfig, policy: Policy, consequence: str) -> Reactive:
     )
 
 
-def opened(run: RunConfig, store: str | Path | None, view: str | None, commit: int | None) -> ReplayStore:
-    """The named store, or else the run's own data. Raises ValueError for a mixture or data without episodes."""
+def opened(run: RunConfig, store: str | Path | None, view: str | None, commit: int | None) -> ReplayStore | Mixture:
+    """The named data, or else the run's own. Raises ValueError for data without episodes."""
     if store is None and (view, commit) != (None, None):
         raise ValueError("view and commit are of a store; name it too")
-    data = open_data(run.store, run.commit, run.view) if store is None else open_data(store, commit, view)
-    if isinstance(data, Mixture):
-        raise ValueError(f"{data.path}: first states of a mixture have no common weight; give one of its stores")
+    data = open_data(run.store, run.commit, run.view, run.relabel) if store is None else open_data(store, commit, view)
     if len(data) == 0:
         raise ValueError(f"{data.path} holds no episodes yet; append some and commit")
     return data
@@ -225,7 +236,7 @@ def learner_spec(folder: str | Path) -> Spec:
     return Spec.from_json(read_object(Path(folder) / "spec.json")["spec"])
 
 
-def check_shape(run: RunConfig, folder: str | Path, data: ReplayStore, spec: Spec) -> None:
+def check_shape(folder: str | Path, data: ReplayStore | Mixture, spec: Spec) -> None:
     """Raises ValueError if observations or actions of the data are of another shape than the run's."""
     for name in ("obs_dim", "action_dim", "discrete"):
         if (mine := getattr(spec, name)) != (found := getattr(data.spec, name)):
@@ -235,7 +246,7 @@ def check_shape(run: RunConfig, folder: str | Path, data: ReplayStore, spec: Spe
             )
 
 
-def episodes(data: ReplayStore, config: FQEConfig, seed: int) -> tuple[Array, Array, float]:
+def episodes(data: ReplayStore | Mixture, config: FQEConfig, seed: int) -> tuple[Array, Array, float]:
     """First observations (n, O) float32, discounted sums of rewards (n,) float64, and the share that is truncated."""
     chosen = np.arange(len(data))
     if len(chosen) > config.starts:

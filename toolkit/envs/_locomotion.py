@@ -6,7 +6,8 @@ ranges and the limit of 1000 steps are Gymnasium's.
 
 Held back: the range of mass scales is cut into 8 bands. Training uses 6 of them, "interpolated" contexts only the
 other 2; all other numbers come from the same ranges. "extrapolated" contexts have bodies heavier and actuators
-weaker than training ever has.
+stronger than training ever has. (Heavier and weaker was tried: there the trained experts of hopper and walker2d,
+which know no more than a learner, fall too, and a reference that fails measures nothing.)
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
 from toolkit.envs import Split, check_split
+from toolkit.envs._locomotion_rows import LocomotionRows
 from toolkit.envs._measure import read_context
 from toolkit.envs._mujoco import make_mujoco
 from toolkit.envs._trained import TrainedSuite
+from toolkit.envs._vector import VectorEnvironment
 
 Range = tuple[float, float]  # half open
 
@@ -31,23 +34,28 @@ HELD_BACK = (2, 5)
 
 
 class Locomotion(TrainedSuite):
-    """Run forwards for 1000 steps. A step is a success if the body is up and `distance` metres from its start."""
+    """Run forwards for 1000 steps. A step is a success if the body is at least `distance` metres ahead of its start.
+
+    A fall ends the episode, but does not take back the metres.
+    """
 
     context_names = ("mass scale", "gear scale", "friction scale", "damping scale", "start noise [m, rad]")
     roles: ClassVar[dict[str, str]] = {"observation": "observation"}
     max_steps = 1000
+    together = 8
     requires = ("mujoco",)
+    reference_episodes = 25
 
     gymnasium_id: ClassVar[str]
-    distance: ClassVar[float]  # m, from the start
+    distance: ClassVar[float]  # m, ahead of the start
     shown: ClassVar[tuple[int, int]]  # where an observation has the torso's height and its forward speed
     noise: ClassVar[Range]  # of the start
     mass: ClassVar[Range] = (0.8, 1.2)
     gear: ClassVar[Range] = (0.9, 1.1)
     friction: ClassVar[Range] = (0.8, 1.2)
     damping: ClassVar[Range] = (0.8, 1.2)
-    heavy: ClassVar[Range] = (1.22, 1.35)
-    weak: ClassVar[Range] = (0.78, 0.88)
+    heavy: ClassVar[Range] = (1.22, 1.3)
+    strong: ClassVar[Range] = (1.12, 1.2)
 
     def make(self, *, render: bool = False) -> gym.Env:
         """Gymnasium's environment; observation (O,) float32 without the position x; action (A,) in -1..1.
@@ -55,6 +63,10 @@ class Locomotion(TrainedSuite):
         Drawing needs OpenGL.
         """
         return LocomotionEnv(self, render=render)
+
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` runners stepped in MuJoCo directly, bit for bit as single ones."""
+        return LocomotionRows(self, LocomotionEnv(self), rows)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64, one column for each of `context_names`. Train and interpolated are disjoint in mass."""
@@ -69,7 +81,7 @@ class Locomotion(TrainedSuite):
             place = share[:, 0] * len(bands)
             width = (self.mass[1] - self.mass[0]) / BANDS
             mass = self.mass[0] + (bands[place.astype(int)] + place % 1.0) * width
-        ranges = np.array([self.weak if outside else self.gear, self.friction, self.damping, self.noise])
+        ranges = np.array([self.strong if outside else self.gear, self.friction, self.damping, self.noise])
         return np.column_stack([mass, ranges[:, 0] + share[:, 1:] * (ranges[:, 1] - ranges[:, 0])])
 
     def coordinates(self, obs: dict[str, Array]) -> Array:
@@ -109,10 +121,9 @@ class LocomotionEnv(gym.Wrapper):
         return {"observation": obs.astype(np.float32)}, info | {"success": False}
 
     def step(self, action: Any) -> tuple[dict[str, Array], SupportsFloat, bool, bool, dict[str, Any]]:
-        """Gymnasium's step; info["success"] tells whether the body is up and far enough from its start."""
+        """Gymnasium's step; info["success"] tells whether the body is far enough ahead of its start."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        far = bool(self.simulated.data.qpos[0] - self.start >= self.suite.distance)
-        info["success"] = far and not terminated
+        info["success"] = bool(self.simulated.data.qpos[0] - self.start >= self.suite.distance)
         return {"observation": obs.astype(np.float32)}, float(reward), bool(terminated), truncated, info
 
     def _set_dynamics(self, context: Array) -> None:

@@ -14,9 +14,6 @@ import numpy as np
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Split, Suite, context_array
 
-EPISODES = 200
-"""Episodes on each split behind every recorded reference."""
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -45,15 +42,16 @@ def read_context(
     return suite.contexts("train", 1, seed=seed)[0]
 
 
-def measure(suite: Suite, split: Split, policy: str, *, episodes: int = EPISODES, seed: int = 0) -> Measurement:
+def measure(suite: Suite, split: Split, policy: str, *, episodes: int | None = None, seed: int = 0) -> Measurement:
     """Mean return and success of one of the suite's behaviours, one episode in each of the split's first contexts.
 
+    Without `episodes` it plays as many as stand behind the suite's references.
     A pure function of its arguments on one machine; no behaviour's numbers depend on another's.
     Raises ValueError for a `policy` that is not one of `suite.behaviours`.
     """
     env = suite.make()
     played = []
-    for index, context in enumerate(suite.contexts(split, episodes, seed=seed)):
+    for index, context in enumerate(suite.contexts(split, episodes or suite.reference_episodes, seed=seed)):
         rng = np.random.default_rng(child_seed(seed, "measure", policy, split, index))
         act = suite.behaviour(policy, context, rng=rng)
         played.append(play(env, act, context, seed=child_seed(seed, "measure", split, index)))
@@ -75,7 +73,7 @@ def play(env: gym.Env, act: Behaviour, context: Array, *, seed: int) -> tuple[fl
 
 def main(suite: Suite) -> None:
     """Print `references` as it should stand in the suite, with success rates as comments."""
-    print(f"    references: ClassVar[dict[str, Reference]] = {{  # means of {EPISODES} episodes each")
+    print(f"    references: ClassVar[dict[str, Reference]] = {{  # means of {suite.reference_episodes} episodes each")
     for split in get_args(Split):
         random, expert = (measure(suite, split, policy) for policy in ("random", "expert"))
         print(f"        # success: random {random.success:.3f}, expert {expert.success:.3f}")

@@ -109,6 +109,10 @@ class MujocoRows:
         self._mujoco.mj_setState(self.models[row], self._data[row], self._state, self._everything)
         return self._qpos[row].copy(), self._qvel[row].copy()
 
+    def derive(self, row: int) -> None:
+        """Work out what the solver keeps of masses and lengths, after the row's model was changed; then `place` it."""
+        self._mujoco.mj_setConst(self.models[row], self._data[row])
+
     def step(self, rows: Array, controls: Array, *, frames: int, velocity: Array | None = None) -> tuple[Array, Array]:
         """`frames` steps of the physics of the named rows under controls (k, nu); their qpos (k, nq) and qvel (k, nv).
 

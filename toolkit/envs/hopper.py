@@ -14,15 +14,22 @@ from toolkit.envs._trained import Recipe
 
 
 class Hopper(Locomotion):
-    """Hopper-v5; a step is a success if the hopper is up and at least 8 m from its start (1 m/s over the episode)."""
+    """Hopper-v5; success is 4 m ahead of the start: what a good hopper covers in 2 s of 8, a random one never."""
 
     name = "hopper"
     gymnasium_id = "Hopper-v5"
-    distance = 8.0
+    distance = 4.0
     shown = (0, 5)
     noise: ClassVar[Range] = (0.002, 0.01)
     recipe = Recipe(steps=800_000)
-    references: ClassVar[dict[str, Reference]] = {}
+    references: ClassVar[dict[str, Reference]] = {  # means of 25 episodes each
+        # success: random 0.000, expert 1.000
+        "train": Reference(random=14.6550, expert=2598.1514),
+        # success: random 0.000, expert 1.000
+        "interpolated": Reference(random=14.6707, expert=2364.0493),
+        # success: random 0.000, expert 1.000
+        "extrapolated": Reference(random=13.5306, expert=2539.2300),
+    }
 
 
 SUITE = Hopper()

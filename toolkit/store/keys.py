@@ -187,6 +187,11 @@ def checked_path(kind: str, name: str) -> str:
     return name
 
 
+def groups_of(name: str) -> list[str]:
+    """The groups a key lies in, nearest first: "a/b/c" has "a/b" and "a"."""
+    return [name.rsplit("/", n)[0] for n in range(1, name.count("/") + 1)]
+
+
 def check_array(name: str, values: Any, shape: tuple[int, ...], dtype: str, kinds: str = "") -> Array:
     """`values` as an array. Raises ValueError, naming it, if shape or type differ or `dtype` cannot hold a number."""
     array, held = np.asarray(values), np.dtype(dtype)

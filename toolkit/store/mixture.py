@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolkit.core import Array, Moments, Spec, child_seed
+from toolkit.core import Array, Episode, Moments, Spec, child_seed
 from toolkit.sampling import Mixed, Options, Source
 from toolkit.store.backend import is_url
 from toolkit.store.committed import EpisodeTable
@@ -64,6 +64,16 @@ class Mixture(Sampled):
         names = [name for name in self.views[0].episodes if name not in ("start", "segment")]
         return EpisodeTable({name: partial(self._column, name) for name in names}, len(self))
 
+    def episode(self, index: int) -> Episode:
+        """Episode `index`, counting on from part to part; raises as `ReplayStore.episode`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
+        for view in self.views:
+            if index < len(view):
+                break
+            index -= len(view)
+        return view.episode(index)
+
     def _column(self, name: str) -> Array:
         parts = [view.episodes[name] for view in self.views]
         if len({part.shape[1:] for part in parts}) > 1:
@@ -83,7 +93,10 @@ class Mixture(Sampled):
             where = view.backend.name if local is None else os.path.relpath(local.resolve(), path.resolve().parent)
             chosen = None if view.chosen is None else [int(index) for index in view.chosen]
             commit = {"commit": view.commit.number, "commit_digest": view.commit.digest}
-            parts.append({"store": where, **commit, "episodes": chosen, "weight": weight})
+            part = {"store": where, **commit, "episodes": chosen, "weight": weight}
+            if view.labels is not None:
+                part |= {"relabel": view.labels.name, "relabel_digest": view.labels.digest}
+            parts.append(part)
         body = {"kind": KIND, "format": 1, "parts": parts}
         write_json(path, {**body, "digest": digest(body)}, create_only=True)
 
@@ -151,6 +164,10 @@ def open_mixture(path: str | Path) -> Mixture:
             store = ReplayStore.open(where, commit=part["commit"])
             if store.commit.digest != part["commit_digest"]:
                 raise StoreError(f"{path}: {where} has another commit {part['commit']} than the one that was mixed")
+            if (name := part.get("relabel")) is not None:
+                store = store.relabelled(name)
+                if store.labels is None or store.labels.digest != part["relabel_digest"]:
+                    raise StoreError(f"{path}: {where} has another relabel {name!r} than the one that was mixed")
             view = store if part["episodes"] is None else store.view(np.asarray(part["episodes"], np.int64))
             parts.append((view, float(part["weight"])))
     except (FileNotFoundError, StoreError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.core import Array, Episode, leaves
-from toolkit.store.keys import InfoKey, Key, check_array, checked_path
+from toolkit.store.keys import InfoKey, Key, check_array, checked_path, groups_of
 from toolkit.store.spaces import Widths, action_key, named_spaces, observation_key
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ class Schema:
         info = {name: key if isinstance(key, InfoKey) else InfoKey(key) for name, key in self.info.items()}
         object.__setattr__(self, "info", info)
         for names in ([key.name for key in self.observations], list(self.info)):
-            for name in names:
-                checked_path("key", name)
-                if any(other != name and f"{other}/".startswith(f"{name}/") for other in names):
-                    raise ValueError(f"key {name!r} is also the beginning of another key; rename one")
+            groups = {group for name in names for group in groups_of(checked_path("key", name))}
+            if both := sorted(groups & set(names)):
+                raise ValueError(f"key {both[0]!r} is also the beginning of another key; rename one")
             if len(set(names)) != len(names):
                 raise ValueError(f"keys {sorted(names)} are not all different")
         if any(key.role == "action" for key in self.observations) or self.action.role != "action":
@@ -88,13 +87,12 @@ class Schema:
         """
         named, widths = named_spaces(observation), dict(resolution or {})
         given: dict[str, str | None] = dict(roles or {})
-        groups = {name.rsplit("/", n)[0] for name in named for n in range(1, name.count("/") + 1)}
+        groups = {group for name in named for group in groups_of(name)}
         for what, keys, known in (("roles", given, {*named, *groups}), ("resolution", widths, {*named, "action"})):
             if unknown := sorted(set(keys) - known):
                 raise ValueError(f"{what} name {unknown}, but the keys are {sorted(known)}")
         for name in named:
-            above = [name.rsplit("/", n)[0] for n in range(1, name.count("/") + 1)]
-            given.setdefault(name, next((given[group] for group in above if group in given), None))
+            given.setdefault(name, next((given[group] for group in groups_of(name) if group in given), None))
         acting = action_key(action, widths.get("action"))
         seen = tuple(observation_key(k, space, given.get(k), widths.get(k)) for k, space in named.items())
         return cls(

@@ -139,6 +139,22 @@ def test_a_policys_value_on_a_store_is_not_the_datas_and_both_are_exact(tmp_path
     assert found.disagreement < 0.1
 
 
+def test_values_are_as_far_from_zero_as_the_steps_allow():
+    """Reward 1 forever: the fit stands where `settled` says it can, for few steps and for enough."""
+    table, rng, due = Table(), np.random.default_rng(1), 1 / (1 - DISCOUNT)
+    policy = TablePolicy(np.eye(3)[[0, 1, 1, 2]])
+    for steps in (100, 600):
+        config = dataclasses.replace(FAST, steps=steps, tau=0.05)
+
+        def draw():
+            batch = table.batch(64, rng)
+            return dataclasses.replace(batch, reward=torch.ones_like(batch.reward))
+
+        value = fit(policy, draw, rewarded(np.ones(2)), config, seed=0).values(torch.eye(4)).mean()
+        np.testing.assert_allclose(value / due, config.settled, atol=0.12)
+    assert config.settled > 0.99
+
+
 def test_monte_carlo_value_is_the_discounted_sum():
     assert monte_carlo(np.array([1.0, 2.0, 4.0]), 0.5) == 1 + 1 + 1
 
@@ -209,5 +225,6 @@ def test_the_command_prints_the_best_first_and_json_for_programs(runs, capsys):
     out = capsys.readouterr().out
     assert "behaviour" in out
     assert "100% of the episodes were truncated" in out
+    assert "too few steps" in out
     assert main(["fqe", chosen[0], "--view", "half"]) == 2
     assert main(["fqe", chosen[0], "--discount", "1"]) == 2

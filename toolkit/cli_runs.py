@@ -39,6 +39,8 @@ class FQE:
     batch_size: int = 256
     samples: int = 10
     """Actions averaged at each state where the policy draws random numbers; a deterministic one is asked once."""
+    tau: float = 0.05
+    """Rate at which the targets follow: values are found after some 3 / (tau (1 - discount)) steps."""
     members: int = 2
     """Networks in the ensemble."""
     hidden: tuple[int, ...] = (256, 256)
@@ -119,6 +121,8 @@ def table(found: Sequence[Evaluation]) -> str:
         "   which says nothing of Q's own error; disagreement: standard deviation between the ensemble's members",
         "behaviour: Monte-Carlo, the episodes' own discounted rewards from the same states",
     ]
+    if (settled := found[0].settled) < 0.95:
+        lines.append(f"too few steps: values are {settled:.0%} of the way from zero at best; raise --steps or --tau")
     if cut := max(one.truncated for one in found):
         lines.append(
             f"   {cut:.0%} of the episodes were truncated: their sums end there, the policy's value goes on beyond"

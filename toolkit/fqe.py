@@ -47,8 +47,8 @@ class FQEConfig:
     """Widths of the hidden layers."""
     lr: float = 3e-4
     """Adam's learning rate."""
-    tau: float = 0.005
-    """Rate of the target networks' moving average."""
+    tau: float = 0.05
+    """Rate of the target networks' moving average: values are found after some 3 / (tau (1 - discount)) steps."""
     starts: int = 1000
     """Episodes, drawn at random if there are more, at whose first states the value is estimated."""
 
@@ -62,6 +62,11 @@ class FQEConfig:
             raise ValueError(f"lr must be above 0 and tau in (0, 1], got {self.lr} and {self.tau}")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
+
+    @property
+    def settled(self) -> float:
+        """How far, at best, moving targets have gone from zero to the values: 1 - exp(-steps tau (1 - discount))."""
+        return -math.expm1(-self.steps * self.tau * (1 - self.discount))
 
 
 class FittedQ:
@@ -124,6 +129,7 @@ class Evaluation:
     behaviour: Estimate  # Monte-Carlo: the episodes' own discounted rewards, likewise
     disagreement: float  # standard deviation of the members' mean values: no part of the interval
     td_error: float  # root mean square over the last tenth of the steps; large where the fit has not settled
+    settled: float  # FQEConfig.settled; well below 1, values are still on their way from zero
     truncated: float  # share of those episodes whose Monte-Carlo sum ends before their environment does
     deterministic: bool
     discount: float
@@ -202,6 +208,7 @@ def evaluate(
         behaviour=bootstrapped(sums, rng),
         disagreement=float(each.mean(1).std(ddof=1)) if len(each) > 1 else 0.0,
         td_error=fitted.td_error,
+        settled=config.settled,
         truncated=truncated,
         deterministic=policy.deterministic,
         discount=config.discount,

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CLAIM_OUT ?= claim
 
-.PHONY: setup claim test kills bits lint clean
+.PHONY: setup claim test kills bits radosgw lint clean
 
 setup: .venv/.ready
 
@@ -18,14 +18,17 @@ setup: .venv/.ready
 claim: setup  ## the main job: data, training, verdict, report
 	$(BIN)/packmule claim --suite smoke --out $(CLAIM_OUT)
 
-test: setup  ## every test
-	$(BIN)/python -m pytest
+test: setup  ## every test, a file at a time on each core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 kills: setup  ## 1000 SIGKILLs while appending
 	PACKMULE_KILLS=1000 $(BIN)/python -m pytest tests/test_faults.py -s -k sigkill
 
 bits: setup  ## flip every single bit of a small store, about an hour
 	PACKMULE_EVERY_BIT=1 $(BIN)/python -m pytest tests/test_validate.py -k anywhere
+
+radosgw: setup  ## the remote tests against Ceph's object gateway (Debian: radosgw ceph-mon ceph-osd), a few minutes
+	tests/radosgw.sh $(BIN)/python -m pytest tests/test_remote.py tests/test_conformance.py
 
 lint: setup  ## style, types and the import rules
 	$(BIN)/ruff check .

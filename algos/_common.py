@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.core import Array, Batch, LearnerConfig, Needs, Spec, Step
-from toolkit.nets import MLP, Member, StackedMLP
+from toolkit.nets import Member, Net, Stack, single
 
 
 class Transition(NamedTuple):
@@ -149,9 +149,10 @@ class GaussianActor(nn.Module):
         outputs: int,
         weights: torch.Generator,
         bound: Callable[[Tensor], Tensor],
+        net: Net,
     ) -> None:
         super().__init__()
-        self.mean = MLP(inputs, hidden, outputs, generator=weights)
+        self.mean = single(net, inputs, hidden, outputs, generator=weights)
         self.log_std = nn.Parameter(torch.zeros(outputs))
         self.bound = bound
 
@@ -173,7 +174,7 @@ def td_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(1).sum()
 
 
-def values(critics: StackedMLP, obs: Tensor, actions: Tensor) -> Tensor:
+def values(critics: Stack, obs: Tensor, actions: Tensor) -> Tensor:
     """Q of K actions for each state: (B, O), (B, K, A) -> (M, B, K).
 
     The state's share of the first layer is computed once for its K actions; on a CPU about a thousand
@@ -244,7 +245,11 @@ def check_not_negative(config: LearnerConfig, *names: str) -> None:
             raise ValueError(f"{name} must not be negative, and finite, got {getattr(config, name)}")
 
 
-def check_hidden(hidden: tuple[int, ...]) -> None:
-    """Raises ValueError unless there is a hidden layer and every width is at least 1."""
+def check_hidden(hidden: tuple[int, ...], net: Net = "mlp") -> None:
+    """Raises ValueError unless the network has a hidden layer, widths of at least 1, and equal ones if residual."""
+    if net not in ("mlp", "residual"):
+        raise ValueError(f"net is {net!r}; expected mlp or residual")
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must be one or more widths of at least 1, got {hidden}")
+    if net == "residual" and len(set(hidden)) > 1:
+        raise ValueError(f"the widths of a residual network must be equal, got {hidden}")

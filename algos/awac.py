@@ -24,7 +24,7 @@ from algos._common import (
     values,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, stack
 from toolkit.normalize import Normalizer
 
 
@@ -47,6 +47,8 @@ class AWACConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the critics' hidden layers, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     actor_hidden: tuple[int, ...] = (256, 256, 256, 256)
     """Widths of the actor's hidden layers, ReLU between them."""
     layer_norm: bool = False
@@ -69,8 +71,8 @@ class AWACConfig(LearnerConfig):
     """Rewards are multiplied by this; the temperature is relative to their size."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
-        check_hidden(self.actor_hidden)
+        check_hidden(self.hidden, self.net)
+        check_hidden(self.actor_hidden, self.net)
         check_positive(self, "lr", "tau", "temperature", "reward_scale")
         check_not_negative(self, "weight_decay")
         check_fraction(self, "discount", "tau")
@@ -87,12 +89,12 @@ class AWACConfig(LearnerConfig):
 
 
 def advantage_weight(advantage: Tensor, temperature: float) -> Tensor:
-    """exp(advantage / temperature) over its mean in the batch (eq. 9, normalised as in the authors' code); (B,)."""
+    """exp(advantage / temperature) over its mean in the batch, as in the authors' code; (B,)."""
     return (advantage / temperature).softmax(0) * len(advantage)
 
 
 def actor_loss(log_prob: Tensor, weight: Tensor) -> Tensor:
-    """Mean of -weight * log pi(a|s) (eq. 9); both (B,)."""
+    """Mean of -weight * log pi(a|s): the data's actions, the better ones more; both (B,)."""
     return -(weight * log_prob).mean()
 
 
@@ -107,22 +109,20 @@ class AWAC(Checkpointed):
     def __init__(self, config: AWACConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
         self.config, self.device = config, device
         self.noise = generator(child_seed(seed, "noise"), device)
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
         self.varying = Normalizer(spec.action).kept.to(device)
-        self.actor = GaussianActor(obs, config.actor_hidden, action, weights, bounded).to(device)
-        self.critics = StackedMLP(
-            2, obs + action, config.hidden, 1, layer_norm=config.layer_norm, generator=weights
-        ).to(device)
+        self.actor = GaussianActor(obs, config.actor_hidden, action, weights, bounded, net).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr, weight_decay=config.weight_decay)
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics (eq. 4), then of the actor (eq. 9) and of the targets."""
+        """One step of the critics, then of the actor and of the targets (algorithm 1)."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         noise = torch.randn(len(s), 1 + config.samples, a.shape[1], generator=self.noise, device=self.device)

@@ -21,7 +21,7 @@ from algos._common import (
     gaussian_log_prob,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, adam, descend, generator
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, single
 from toolkit.normalize import Normalizer
 
 
@@ -47,6 +47,8 @@ class BCConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     lr: float = 3e-4
     """Adam's learning rate."""
     head: Literal["gaussian", "mixture", "squared"] = "gaussian"
@@ -69,7 +71,7 @@ class BCConfig(LearnerConfig):
     """Observation numbers that show the goal reached, in the goal's order."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "top_fraction")
         check_fraction(self, "top_fraction", "hindsight")
         check_count(self, "components")
@@ -132,7 +134,7 @@ class BC(Checkpointed):
         self.observe = Normalizer(spec.obs).to(device)
         self.returns = ReturnScale(spec, config.target_return).to(device)
         inputs = spec.obs_dim + config.return_conditioned
-        self.net = MLP(inputs, config.hidden, outputs, generator=weights).to(device)
+        self.net = single(config.net, inputs, config.hidden, outputs, generator=weights).to(device)
         self.optimizer = adam(self.net.parameters(), config.lr)
 
     def outputs(self, obs: Tensor, to_go: Tensor | None) -> Tensor:

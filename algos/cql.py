@@ -25,7 +25,7 @@ from algos._common import (
     values,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, Stack, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
@@ -53,6 +53,8 @@ class CQLConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     actor_lr: float = 1e-4
     """Adam's learning rate for the actor, the temperature and the multiplier."""
     critic_lr: float = 3e-4
@@ -77,7 +79,7 @@ class CQLConfig(LearnerConfig):
     """The target takes the best of `samples` next actions, not one of them (appendix F, for AntMaze)."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "actor_lr", "critic_lr", "tau", "reward_scale")
         check_fraction(self, "discount", "tau")
         check_count(self, "samples", "n_step")
@@ -132,7 +134,7 @@ def squashed_sample(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 class Conservative(Checkpointed):
     """What both kinds share: an observation normaliser, twin critics, their targets, perhaps a multiplier."""
 
-    def __init__(self, config: CQLConfig, spec: Spec, critics: StackedMLP, *, device: str) -> None:
+    def __init__(self, config: CQLConfig, spec: Spec, critics: Stack, *, device: str) -> None:
         self.config, self.device, self.action_dim = config, device, spec.action_dim
         self.observe = Normalizer(spec.obs).to(device)
         self.critics = critics.to(device)
@@ -169,8 +171,8 @@ class CQL(Conservative):
         obs, action = spec.obs_dim, spec.action_dim
         self.scale = ActionScale(spec).to(device)
         self.noise = generator(child_seed(seed, "noise"), device)
-        self.actor = MLP(obs, config.hidden, 2 * action, generator=weights).to(device)
-        critics = StackedMLP(2, obs + action, config.hidden, 1, generator=weights)
+        self.actor = single(config.net, obs, config.hidden, 2 * action, generator=weights).to(device)
+        critics = stack(config.net, 2, obs + action, config.hidden, 1, generator=weights)
         super().__init__(config, spec, critics, device=device)
         self.log_temperature = nn.Parameter(torch.zeros((), device=device))
         self.actor_optimizer = adam(self.actor.parameters(), config.actor_lr)
@@ -224,7 +226,7 @@ class DiscreteCQL(Conservative):
 
     def __init__(self, config: CQLConfig, spec: Spec, *, seed: int, device: str) -> None:
         weights = generator(child_seed(seed, "parameters"))
-        critics = StackedMLP(2, spec.obs_dim, config.hidden, spec.action_dim, generator=weights)
+        critics = stack(config.net, 2, spec.obs_dim, config.hidden, spec.action_dim, generator=weights)
         super().__init__(config, spec, critics, device=device)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from algos._common import (
     transitions,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 gelu = partial(F.gelu, approximate="tanh")
@@ -47,6 +47,8 @@ class FQLConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the hidden layers of every network, GELU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     layer_norm: bool = True
     """Normalise the critics' hidden layers after their activations."""
     lr: float = 3e-4
@@ -69,7 +71,7 @@ class FQLConfig(LearnerConfig):
     """Rewards are multiplied by this; unless `normalize_q`, alpha is relative to their size."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "tau", "reward_scale")
         check_fraction(self, "discount", "tau")
         check_not_negative(self, "alpha")
@@ -95,7 +97,7 @@ PRESETS = {
 
 
 def flow_loss(velocity: Tensor, noise: Tensor, action: Tensor) -> Tensor:
-    """Mean of |v(s, x_t, t) - (a - z)|**2, x_t = (1 - t) z + t a (eq. 4); all (B, A)."""
+    """Mean of |v(s, x_t, t) - (a - z)|**2, where x_t = (1 - t) z + t a; all (B, A)."""
     return (velocity - (action - noise)).square().mean()
 
 
@@ -108,7 +110,7 @@ def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps
 
 
 def actor_loss(q: Tensor, action: Tensor, cloned: Tensor, alpha: float, normalize: bool) -> Tensor:
-    """alpha * mean |pi(s, z) - flow(s, z)|**2 - mean Q(s, pi(s, z)) (eq. 8); q (B,), actions (B, A)."""
+    """alpha * mean |pi(s, z) - flow(s, z)|**2 - mean Q(s, pi(s, z)); q (B,), actions (B, A)."""
     size = q.detach().abs().mean() if normalize else 1.0
     return alpha * (action - cloned).square().mean() - q.mean() / size
 
@@ -119,23 +121,23 @@ class FQL(Checkpointed):
     def __init__(self, config: FQLConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
         self.config, self.device, self.action_dim = config, device, action
         self.noise = generator(child_seed(seed, "noise"), device)
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
-        self.flow = MLP(obs + action + 1, config.hidden, action, activation=gelu, generator=weights).to(device)
-        self.actor = MLP(obs + action, config.hidden, action, activation=gelu, generator=weights).to(device)
-        self.critics = StackedMLP(
-            2, obs + action, config.hidden, 1, activation=gelu, layer_norm=config.layer_norm, generator=weights
-        ).to(device)
+        self.flow = single(net, obs + action + 1, hidden, action, activation=gelu, generator=weights).to(device)
+        self.actor = single(net, obs + action, hidden, action, activation=gelu, generator=weights).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, activation=gelu, layer_norm=norm, generator=weights).to(
+            device
+        )
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.flow_optimizer = adam(self.flow.parameters(), config.lr)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr)
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics (eq. 6), the flow (eq. 4) and the actor (eq. 8), then of the targets."""
+        """One step of the actor, the critics and the flow, then of the targets (algorithm 1)."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         next_z, z, actor_z = torch.randn(3, *a.shape, generator=self.noise, device=self.device)

@@ -23,7 +23,7 @@ from algos._common import (
     transitions,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
@@ -49,6 +49,8 @@ class IQLConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor, value and critics, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     layer_norm: bool = False
     """Normalise the hidden layers of value and critics."""
     lr: float = 3e-4
@@ -71,7 +73,7 @@ class IQLConfig(LearnerConfig):
     """Anneal the actor's rate to 0 over so many updates, as the authors do over a whole run; 0: constant."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "tau", "max_weight", "reward_scale")
         check_fraction(self, "discount", "tau")
         check_not_negative(self, "beta", "cosine_steps")
@@ -116,9 +118,9 @@ def clamped(free: Tensor) -> Tensor:
 class SoftmaxActor(nn.Module):
     """A categorical distribution over discrete actions: logits (..., O) -> (..., A)."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, weights: torch.Generator) -> None:
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, weights: torch.Generator, net: Net) -> None:
         super().__init__()
-        self.logits = MLP(inputs, hidden, outputs, generator=weights)
+        self.logits = single(net, inputs, hidden, outputs, generator=weights)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.logits(obs)
@@ -133,20 +135,18 @@ class IQL(Checkpointed):
 
     def __init__(self, config: IQLConfig, spec: Spec, *, seed: int, device: str) -> None:
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
         self.config, self.device, self.discrete = config, device, spec.discrete
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
         self.varying = Normalizer(spec.action).kept.to(device)
         self.actor: SoftmaxActor | GaussianActor
         if spec.discrete:
-            self.actor = SoftmaxActor(obs, config.hidden, action, weights).to(device)
+            self.actor = SoftmaxActor(obs, hidden, action, weights, net).to(device)
         else:
-            self.actor = GaussianActor(obs, config.hidden, action, weights, clamped).to(device)
-        self.critics = StackedMLP(
-            2, obs + action, config.hidden, 1, layer_norm=config.layer_norm, generator=weights
-        ).to(device)
-        self.value = MLP(obs, config.hidden, 1, layer_norm=config.layer_norm, generator=weights).to(device)
+            self.actor = GaussianActor(obs, hidden, action, weights, clamped, net).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, layer_norm=norm, generator=weights).to(device)
+        self.value = single(net, obs, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr)
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)

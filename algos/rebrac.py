@@ -22,7 +22,7 @@ from algos._common import (
     transitions,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
@@ -45,6 +45,8 @@ class ReBRACConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of actor and critics, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     layer_norm: bool = True
     """Normalise the critics' hidden layers after their activations."""
     lr: float = 1e-3
@@ -69,7 +71,7 @@ class ReBRACConfig(LearnerConfig):
     """Rewards are multiplied by this; the critic's penalty is relative to their size."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "critic_lr", "tau", "reward_scale")
         check_fraction(self, "discount", "tau")
         check_not_negative(self, "actor_penalty", "critic_penalty", "noise", "noise_clip")
@@ -105,7 +107,7 @@ def squared_distance(action: Tensor, other: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor, distance: Tensor, penalty: float) -> Tensor:
-    """Mean of penalty * (pi(s) - a)**2 - Q(s, pi(s)) / mean |Q| (eq. 4 with Q normalised as in TD3+BC); both (B,)."""
+    """Mean of penalty * (pi(s) - a)**2 - Q(s, pi(s)) / mean |Q|; both (B,)."""
     return (penalty * distance - q / q.detach().abs().mean()).mean()
 
 
@@ -115,22 +117,20 @@ class ReBRAC(Checkpointed):
     def __init__(self, config: ReBRACConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
         self.config, self.device = config, device
         self.noise = generator(child_seed(seed, "noise"), device)
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
-        self.actor = MLP(obs, config.hidden, action, generator=weights).to(device)
-        self.critics = StackedMLP(
-            2, obs + action, config.hidden, 1, layer_norm=config.layer_norm, generator=weights
-        ).to(device)
+        self.actor = single(net, obs, hidden, action, generator=weights).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.actor_target = copy.deepcopy(self.actor).requires_grad_(False)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr)
         self.critic_optimizer = adam(self.critics.parameters(), config.critic_lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics (eq. 3); every `actor_every`, also of the actor (eq. 4) and of the targets."""
+        """One step of the critics; every `actor_every`, also of the actor and of the targets."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         assert batch.next_action is not None

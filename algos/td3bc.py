@@ -23,7 +23,7 @@ from algos._common import (
     transitions,
 )
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
@@ -43,6 +43,8 @@ class TD3BCConfig(LearnerConfig):
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     layer_norm: bool = False
     """Normalise the critics' hidden layers."""
     lr: float = 3e-4
@@ -65,7 +67,7 @@ class TD3BCConfig(LearnerConfig):
     """Rewards are multiplied by this; `alpha` does not depend on it."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "tau", "reward_scale")
         check_fraction(self, "discount", "tau")
         check_not_negative(self, "alpha", "noise", "noise_clip")
@@ -82,7 +84,7 @@ class TD3BCConfig(LearnerConfig):
 
 
 def actor_loss(q: Tensor, action: Tensor, data_action: Tensor, alpha: float) -> Tensor:
-    """-lambda mean Q(s, pi(s)) + mean (pi(s) - a)**2, lambda = alpha / mean |Q| (eqs. 3 and 5); q (B,), (B, A)."""
+    """-lambda mean Q(s, pi(s)) + mean (pi(s) - a)**2, with lambda = alpha / mean |Q|; q (B,), actions (B, A)."""
     weight = alpha / q.detach().abs().mean()
     return (action - data_action).square().mean() - weight * q.mean()
 
@@ -93,22 +95,20 @@ class TD3BC(Checkpointed):
     def __init__(self, config: TD3BCConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
         self.config, self.device = config, device
         self.noise = generator(child_seed(seed, "noise"), device)
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
-        self.actor = MLP(obs, config.hidden, action, generator=weights).to(device)
-        self.critics = StackedMLP(
-            2, obs + action, config.hidden, 1, layer_norm=config.layer_norm, generator=weights
-        ).to(device)
+        self.actor = single(net, obs, hidden, action, generator=weights).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.actor_target = copy.deepcopy(self.actor).requires_grad_(False)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr)
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critics; every `actor_every`, also of the actor (eq. 5) and of the targets."""
+        """One step of the critics; every `actor_every`, also of the actor and of the targets."""
         config = self.config
         s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         noise = torch.randn(a.shape, generator=self.noise, device=self.device)

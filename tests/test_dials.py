@@ -16,22 +16,26 @@ from toolkit.episodes import jobs_of, stream
 
 PENDULUM = registry.suite("pendulum")
 EVERY = [pytest.param(suite, id=name) for name, suite in registry.suites().items()]
+FIRST = {type(suite).__module__: suite for suite in reversed(registry.suites().values())}
+ONE_OF_EACH = [pytest.param(suite, id=suite.name) for suite in FIRST.values()]
+"""The first suite of each module: the contexts of a family's others are drawn by the same code."""
 
 
-@pytest.mark.parametrize("suite", EVERY)
+@pytest.mark.parametrize("suite", ONE_OF_EACH)
 def test_a_narrowed_range_is_a_seeded_stream_that_smaller_shares_thin_out(suite):
     wide = suite.contexts("train", 400, seed=3)
     assert np.array_equal(drawn(suite, "train", 400, seed=3, share=1.0), wide)
     half, tenth = (drawn(suite, "train", 40, seed=3, share=share) for share in (0.5, 0.1))
     np.testing.assert_array_equal(drawn(suite, "train", 15, seed=3, share=0.1), tenth[:15])
-    stream = suite.contexts("train", 40_000, seed=3).tolist()
-    places = [[stream.index(context) for context in chosen.tolist()] for chosen in (half, tenth)]
-    assert all(place == sorted(place) for place in places), "contexts of the stream, in its order"
+    stream = suite.contexts("train", 8_000, seed=3).tolist()
+    for chosen in (half, tenth):
+        left = iter(stream)  # cells come again: each must be found after the one before
+        assert all(context in left for context in chosen.tolist()), "contexts of the stream, in its order"
     large = drawn(suite, "train", 400, seed=3, share=0.5).tolist()
     assert all(context in large for context in tenth[:5].tolist())
 
 
-@pytest.mark.parametrize("suite", EVERY)
+@pytest.mark.parametrize("suite", ONE_OF_EACH)
 def test_a_share_of_the_range_keeps_that_share_of_the_contexts_near_the_middle(suite):
     wide = suite.contexts("train", 2000, seed=8)
     known = {tuple(context) for context in drawn(suite, "train", 1000, seed=8, share=0.25).tolist()}

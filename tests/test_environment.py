@@ -172,6 +172,12 @@ def test_a_suites_environment_is_made_by_the_suite():
         make_env(replace(schema, environment={"suite": "os.path"}))
 
 
+def test_requirements_a_suite_recorded_are_told_too(recorded):
+    made = replace(recorded, environment={"suite": "pendulum", "requirements": {"mujoco": "0.0.1", "": "2", "../x": 3}})
+    with pytest.raises(StoreError, match=rf"mujoco==0.0.1 \(installed: {installed('mujoco')}\).*x==3 .installed: none"):
+        make_env(made)  # CartPole's schema, so pendulum is not it
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

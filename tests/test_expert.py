@@ -65,7 +65,7 @@ def test_weights_say_how_they_were_made_and_the_best_round_is_the_expert(small, 
     actors, about = read_actors(path)
     rounds = [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
     best = max(rounds, key=lambda one: one["mean_return"])
-    assert about["command"] == "packmule expert hopper --seed 0 --steps 512"
+    assert about["command"] == "packmule expert hopper --seed 0 --steps 512 --out DIR"
     assert about["expert"]["steps"] == best["steps"]
     assert about["medium"]["steps"] <= best["steps"]
     assert {"stable-baselines3", "mujoco"} <= set(about["versions"])

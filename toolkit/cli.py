@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_data import Data
+from toolkit.cli_data import Data, Location
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -66,9 +66,9 @@ class Collect:
     """
 
     suite: Positional[str]
-    """pendulum, pointmaze, ..."""
-    out: str
-    """The store to make, or to continue: a folder."""
+    """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
+    out: Location
+    """The store to make, or to continue: a folder, or a URL like s3://bucket/prefix."""
     preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
     """Few or many contexts, no or half the steps random."""
     size: Literal["small", "medium", "large"] | None = None
@@ -285,6 +285,8 @@ class Learners:
 
     names: Positional[list[str]] = field(default_factory=list)
     """Show these only, with what they are and the defaults of all their options."""
+    store: Path | None = None
+    """With names: count trained parameters and the multiplications of an update of 256 on this store."""
     json: bool = False
     """Print one JSON object a learner, with its defaults."""
 
@@ -292,17 +294,31 @@ class Learners:
         from toolkit import registry
         from toolkit.text import aligned
 
+        if self.store is not None and not self.names:
+            raise ValueError(
+                "--store counts the size of named learners; name one, as in packmule learners iql --store S"
+            )
         chosen = {name: registry.learner(name) for name in self.names} or registry.learners()
+        facts = {name: _learner(name, config) for name, config in chosen.items()}
+        if self.store is not None:
+            from toolkit.size import size
+            from toolkit.store import ReplayStore
+
+            data = ReplayStore.open(self.store)
+            for name, config in chosen.items():
+                facts[name] |= asdict(size(config, data))
         if self.json:
-            print("\n".join(json.dumps(_learner(name, config)) for name, config in chosen.items()))
+            print("\n".join(map(json.dumps, facts.values())))
             return 0
-        rows = [["learner", "family", "paper", "needs", "actions"]]
+        sizes = ["parameters", "MFLOP/update"] if self.store is not None else []
+        rows = [["learner", "family", "paper", "needs", "actions", *sizes]]
         for name, config in chosen.items():
-            facts = _learner(name, config)
-            rows.append([name, config.family, config.paper, ", ".join(facts["asks"]), ", ".join(config.actions)])
+            said = facts[name]
+            row = [name, config.family, config.paper, ", ".join(said["asks"]), ", ".join(config.actions)]
+            rows.append(row + ([str(said["parameters"]), f"{said['flops'] / 1e6:.1f}"] if sizes else []))
         print(aligned(rows))
         for name in self.names:
-            print(f"\n{name}: {_learner(name, chosen[name])['what']}\n")
+            print(f"\n{name}: {facts[name]['what']}\n")
             print(aligned([[f"  {option}", repr(value)] for option, value in asdict(chosen[name]).items()]))
         return 0
 
@@ -333,11 +349,34 @@ def _learner(name: str, config: Any) -> dict[str, Any]:
 
 
 @dataclass
+class Suites:
+    """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
+
+    family: Positional[str | None] = None
+    """Only the suites of this family (metaworld, ogbench), or the one of this name."""
+
+    def run(self) -> int:
+        from toolkit import registry
+        from toolkit.text import aligned
+
+        chosen = list(registry.suites().values())
+        if self.family is not None:
+            chosen = registry.families().get(self.family) or [registry.suite(self.family)]
+        rows = [["suite", "steps", "context", "needs", "what it is"]]
+        for suite in chosen:
+            what = (type(suite).__doc__ or "").strip().splitlines()[0]
+            needs = f"[{suite.extra}]" if suite.extra else ", ".join(suite.requires)
+            rows.append([suite.name, str(suite.max_steps), str(len(suite.context_names)), needs, what])
+        print(aligned(rows))
+        return 0
+
+
+@dataclass
 class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
-    store: Path
-    """The replay store, or the file of a mixture (`data mix`)."""
+    store: Location
+    """The replay store, a folder or a URL like s3://bucket/prefix, or the file of a mixture (`data mix`)."""
     view: str | None = None
     """A saved view of the store; the whole store by default."""
     commit: int | None = None
@@ -431,6 +470,7 @@ def parse(argv: Sequence[str]) -> Command:
         "report": Report,
         "export": Export,
         "learners": Learners,
+        "suites": Suites,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -17,8 +16,10 @@ from toolkit.cli_relabel import Relabel
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
 
+Location = Annotated[str, tyro.conf.arg(metavar="FOLDER|URL")]  # of a store; a Path would drop a slash of s3://
 
-def _open(path: Path, commit: int | None, view: str | None) -> ReplayStore:
+
+def _open(path: str, commit: int | None, view: str | None) -> ReplayStore:
     from toolkit.store import ReplayStore
 
     store = ReplayStore.open(path, commit=commit)
@@ -29,7 +30,7 @@ def _open(path: Path, commit: int | None, view: str | None) -> ReplayStore:
 class Info:
     """What a store holds: schema, commits, episodes by behaviour, returns, sizes."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     commit: int | None = None
     """A past commit; the newest by default."""
     view: str | None = None
@@ -49,7 +50,7 @@ class Info:
 class Validate:
     """Read everything the commits name and print all that is wrong. Exit code 0: clean, 1: findings."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     commit: int | None = None
     """Only what this commit names; all commits by default."""
     json: bool = False
@@ -73,7 +74,7 @@ class Validate:
 class Repair:
     """Publish a commit without the damaged episodes. Nothing is deleted, past commits stay."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     dry_run: bool = False
     """Only print what would be left out."""
     json: bool = False
@@ -100,8 +101,8 @@ class Repair:
 class Merge:
     """Copy the episodes of stores of one schema into one store. Episodes it holds already are left out."""
 
-    sources: Positional[list[Path]]
-    into: Path
+    sources: Positional[list[Location]]
+    into: Location
     """The store to make, or to add to."""
     profile: Literal["fast", "compact"] | None = None
     """How to write them: plain chunks, or compressed shards; that of the store by default, or of the first source."""
@@ -123,7 +124,7 @@ class Merge:
 class Gc:
     """Remove what no commit names: segments of stopped writers, temporary files. Safe beside a writer at work."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     age: float = 3600.0
     """Only what is untouched for this many seconds."""
     dry_run: bool = False
@@ -152,7 +153,7 @@ class Gc:
 class Cat:
     """Print episodes: `packmule data cat STORE 3`, or a range `3:7`."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     episodes: Positional[str]
     """An index, or a range like 3:7 (the last one not included)."""
     commit: int | None = None
@@ -176,7 +177,7 @@ class Cat:
 class View:
     """Save a named subset of episodes: all that meet every condition, or --episodes of them drawn at random."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     name: Positional[str]
     episodes: int | None = None
     """A random subset of this size; with one seed, a small one lies inside every larger one."""

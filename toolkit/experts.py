@@ -92,7 +92,7 @@ def train_expert(
             if progress is not None:
                 note = f"return {latest.mean_return:.0f}, success {latest.success:.2f}"
                 progress(latest.steps, rounds * each, note)
-        command = f"packmule expert {suite_name} --seed {seed} --steps {rounds * each}"
+        command = f"packmule expert {suite_name} --seed {seed} --steps {rounds * each} --out DIR"
         return _choose(suite, out, _rounds(out)[:rounds], {"command": command, **config})
 
 

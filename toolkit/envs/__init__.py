@@ -66,8 +66,9 @@ class Suite(ABC):
     requires: ClassVar[tuple[str, ...]]  # modules to import; `extra` installs them
     extra: ClassVar[str | None] = None
     behaviours: ClassVar[tuple[str, ...]] = ("expert", "random")  # names that `behaviour` knows
-    together: ClassVar[int] = 1  # rows of `batch` one process steps when collecting; more only where that is faster
+    family: ClassVar[str | None] = None  # shared by suites whose names begin with it
     reference_episodes: ClassVar[int] = 200  # behind each recorded reference
+    together: ClassVar[int] = 1  # rows of `batch` one process steps when collecting; more only where that is faster
 
     @abstractmethod
     def make(self, *, render: bool = False) -> gym.Env:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from functools import cache
+from typing import Any
 
 
 def need_pygame(suite: str) -> None:
@@ -76,3 +77,13 @@ def _trial(name: str) -> str | None:
         return None
     said = [line for line in done.stderr.splitlines() if line and not line.startswith((" ", "Traceback", "Exception"))]
     return said[-1][:200] if said else f"exit code {done.returncode}"
+
+
+def renderer(model: Any, data: Any, **camera: Any) -> Any:
+    """Gymnasium's MuJoCo renderer of 400 x 400 pixels, for simulators that bring one which asks for a screen.
+
+    MuJoCo's own Renderer settles for a screen when `mujoco` is first imported, which may have been long ago.
+    """
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    return MujocoRenderer(model, data, width=400, height=400, **camera)

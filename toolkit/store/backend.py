@@ -24,6 +24,7 @@ from toolkit.store.files import (
 WRITERS = 8  # files flushed to disk at once
 KEY = re.compile(r"(?!\.{1,2}(?:/|$))[^/\0\\]+(?:/(?!\.{1,2}(?:/|$))[^/\0\\]+)*")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+MANGLED = re.compile(r"(s3|gs|az|memory):/")  # what a Path makes of a URL
 
 
 class Backend(Protocol):
@@ -91,6 +92,8 @@ def backend(where: str | Path | Backend) -> Backend:
 
     Raises ImportError saying which extra to install if a URL needs one, ValueError for a scheme that is unknown.
     """
+    if isinstance(where, Path) and (mangled := MANGLED.match(str(where))):
+        raise ValueError(f"{where} is a Path, which drops a slash of a URL; give {mangled[1]}://... as a str")
     if isinstance(where, str) and is_url(where):
         from toolkit.store.remote import ObjectBackend
 
@@ -191,7 +194,10 @@ class LocalBackend:
     def delete(self, key: str) -> None:
         """See `Backend`."""
         path = self.path(key)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
         self._touch(path)
 
     def flush(self) -> None:

@@ -36,11 +36,18 @@ def requirements(*modules: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def recorded(schema: Schema) -> tuple[str, ...]:
+    """The requirements a schema records, those of the suite that collected its episodes among them; data, unchecked."""
+    suite = schema.environment.get("requirements")
+    stated = suite.items() if isinstance(suite, dict) else ()
+    return (*schema.requirements, *(f"{module}=={version}" for module, version in stated))
+
+
 def installed(requirement: str) -> str | None:
     """The installed version of the package that a requirement names, None if there is none."""
     try:
         return metadata.version(requirement.partition("==")[0])
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: not a name a package could have
         return None
 
 
@@ -211,9 +218,9 @@ def _shape(key: Key) -> str:
 
 
 def _needs(schema: Schema) -> str:
-    if not schema.requirements:
+    found = [f"{text} (installed: {installed(text) or 'none'})" for text in recorded(schema)]
+    if not found:
         return ""
-    found = [f"{text} (installed: {installed(text) or 'none'})" for text in schema.requirements]
     return f"; the store was made with {', '.join(found)}"
 
 

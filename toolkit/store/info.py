@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.core import Array
 from toolkit.store import layout
 from toolkit.store.backend import Backend
-from toolkit.store.environment import installed
+from toolkit.store.environment import installed, recorded
 from toolkit.store.files import StoreError
 from toolkit.store.keys import Key
 from toolkit.store.labels import label_key, label_names
@@ -42,7 +42,7 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "environment": schema.environment,
         "environment_spec": schema.environment_spec,
         "evaluation_spec": schema.evaluation_spec,
-        "requirements": {text: installed(text) for text in schema.requirements},
+        "requirements": {text: installed(text) for text in recorded(schema)},
         "context_names": list(schema.context_names),
         "contexts": len(np.unique(table["context"], axis=0)) if len(store) else 0,
         "by_context": _contexts(store),

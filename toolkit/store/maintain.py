@@ -237,7 +237,7 @@ def merge(
     if not opened:
         raise ValueError("nothing to merge: name at least one source")
     place = backend(into)
-    target = None if _vacant(place) else ReplayStore.open(place)
+    target = None if vacant(place) else ReplayStore.open(place)
     schema = opened[0].schema if target is None else target.schema
     for store in opened:
         if _same_place(store.backend, place):
@@ -262,7 +262,8 @@ def merge(
     return ReplayStore.open(place), copied, skipped
 
 
-def _vacant(place: Backend) -> bool:
+def vacant(place: Backend) -> bool:
+    """Whether nothing is at a place, so that a store can be made there."""
     return place.size("zarr.json") is None if place.local is None else not place.local.exists()
 
 

@@ -51,13 +51,19 @@ class Block:
 Blocks = Callable[[], Iterator[Block]]  # in order, verified by the time the last one was taken
 
 
-def choose_tier(size: int, folders: list[Path], built: bool) -> Literal["memory", "mapped", "streaming"]:
-    """Memory for `size` bytes that fit half of what is available; else mapped if the disk has room; else streaming."""
-    if size <= available_memory() // 2:
+def choose_tier(
+    size: int, folders: list[Path], built: bool, *, remote: bool = False
+) -> Literal["memory", "mapped", "streaming"]:
+    """Memory for `size` bytes that fit half of what is available; else mapped if the disk has room; else streaming.
+
+    Of a remote store mapped comes first: what was fetched once need not be fetched again.
+    """
+    fits = size <= available_memory() // 2
+    if fits and not remote:
         return "memory"
     if built or any(_room(folder) > size + size // 10 for folder in folders):
         return "mapped"
-    return "streaming"
+    return "memory" if fits else "streaming"
 
 
 def available_memory() -> int:

@@ -32,6 +32,19 @@ if TYPE_CHECKING:
 SPEC_ROWS = 1 << 22  # rows whose statistics are taken at once
 
 
+def _create_remote(place: Backend, root: bytes) -> None:
+    """Make a store where folders cannot be renamed: its root first, then its first commit, each create-only.
+
+    Raises FileExistsError if anything is there, but goes on where making the same store was interrupted.
+    """
+    found = place.names()
+    if found and (found != ["zarr.json"] or place.read("zarr.json") != root):
+        raise FileExistsError(f"{place.name} already holds {found[0]!r}; open it, or choose another name")
+    if not found:
+        place.create("zarr.json", root)
+    layout.publish(place, [], number=0, parent=None)
+
+
 class ReplayStore(Sampled):
     """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
 
@@ -65,9 +78,8 @@ class ReplayStore(Sampled):
         metadata = {**layout.GROUP_METADATA, "attributes": {**attributes, "digest": digest(attributes)}}
         root = json_bytes(metadata, indent=2, end="")
         if place.local is None:
-            place.create("zarr.json", root)
-            layout.publish(place, [], number=0, parent=None)
-            return cls.open(path)
+            _create_remote(place, root)
+            return cls.open(place)
         final = place.local
         if final.exists():
             raise FileExistsError(f"{final} already exists; open it, or choose another name")

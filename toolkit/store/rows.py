@@ -49,7 +49,8 @@ class Rows:
             return wanted
         if "packed" in self.__dict__:  # in memory already
             return "memory"
-        return choose_tier(self.bytes, self.file.folders, self.file.find() is not None)
+        built = self.file.find() is not None
+        return choose_tier(self.bytes, self.file.folders, built, remote=self.backend.local is None)
 
     @cached_property
     def packed(self) -> Packed:

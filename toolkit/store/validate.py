@@ -68,7 +68,8 @@ def validate(store: ReplayStore | str | Path | Backend, *, commit: int | None = 
     Checked: root metadata and schema; every commit and view; in every segment the metadata, the presence, size and
     checksum of each chunk, the digests each commit states, the episode table (rows inside and without gaps, codes,
     uid equal to the content's hash, return equal to the rewards' sum), flags at ends only, final rows zero, numbers
-    finite, statistics equal to recomputed ones. Data pass through memory a few chunks at a time. Nothing is changed.
+    finite, statistics equal to recomputed ones; every byte of every relabel. Data pass through memory a few chunks at a
+    time. Nothing is changed.
 
     Raises StoreError if there is no store at all, or no such commit.
     """

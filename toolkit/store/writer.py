@@ -141,16 +141,19 @@ class Writer:
             self._staged_rows %= layout.chunk_rows(self._schema)
         return self._episodes - 1
 
-    def commit(self) -> int:
+    def commit(self, *, rebase: bool = True) -> int:
         """Publish every episode appended so far and return the commit's number; a no-op when nothing is new.
 
         Rows, then the episode table, are flushed to disk before `commits/N.json` is created. When another
-        writer published N first, this one rebases on it and tries again: no commit is ever lost.
+        writer published N first, this one rebases on it and tries again: no commit is ever lost. Without `rebase`
+        it raises FileExistsError instead, and publishes nothing: also if anyone committed since the store was opened.
         """
         if self._episodes == self._committed:
             return self._store.commit.number
         entry = self.seal()
         while True:
+            if self._base is None and not rebase:
+                self._base = self._store.commit
             if self._base is None:
                 self._base, highest = layout.newest_commit(self._backend)
                 number = highest + 1
@@ -160,6 +163,8 @@ class Writer:
             try:
                 self._base = layout.publish(self._backend, [*others, entry], number=number, parent=self._base.number)
             except FileExistsError:
+                if not rebase:
+                    raise
                 self._base = None
                 continue
             self._committed = self._episodes

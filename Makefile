@@ -18,8 +18,8 @@ setup: .venv/.ready
 claim: setup  ## the main job: data, training, verdict, report
 	$(BIN)/packmule claim --suite smoke --out $(CLAIM_OUT)
 
-test: setup  ## every test
-	$(BIN)/python -m pytest
+test: setup  ## every test, a file at a time on each core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 kills: setup  ## 1000 SIGKILLs while appending
 	PACKMULE_KILLS=1000 $(BIN)/python -m pytest tests/test_faults.py -s -k sigkill

@@ -1,17 +1,27 @@
-"""Behaviour cloning by maximum likelihood: how well can one imitate what is in the store?"""
+"""Behaviour cloning: how well can one imitate what is in the store?"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from algos._common import Memoryless, check_hidden, check_positive, check_window, gaussian_log_prob
-from toolkit.core import Batch, Family, LearnerConfig, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, adam, descend, generator
+from algos._common import (
+    Memoryless,
+    ReturnConditioned,
+    ReturnScale,
+    check_batch,
+    check_count,
+    check_fraction,
+    check_hidden,
+    check_positive,
+    gaussian_log_prob,
+)
+from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, single
 from toolkit.normalize import Normalizer
 
 
@@ -19,35 +29,88 @@ from toolkit.normalize import Normalizer
 class BCConfig(LearnerConfig):
     """Behaviour cloning: maximise the likelihood of the store's actions (Pomerleau, 1991).
 
-    Continuous actions: a diagonal Gaussian whose mean and standard deviation depend on the
-    observation, in standardised action units; the policy is its mean, clipped to the limits. Discrete
-    actions: a categorical distribution; the policy is its mode. d3rlpy's `bc` differs: it regresses a
-    tanh-squashed action with a squared error, and so has no likelihood.
+    Continuous actions, in standardised units: a diagonal Gaussian or a mixture of them (arXiv:2108.03298)
+    whose parameters depend on the observation, or a squared error without a likelihood. The policy is
+    the mean, or the mean of the likeliest component, clipped to the limits. Discrete actions: a
+    categorical distribution; the policy is its mode. d3rlpy's `bc` regresses a tanh-squashed action.
+
+    Filtered: only episodes of the highest return (`top_fraction`; BC-10% of arXiv:2106.01345).
+    Return-conditioned: the undiscounted return to go is one more input, and the policy asks for
+    `target_return`, less what it has received (arXiv:1912.02875, arXiv:2112.10751). Goal-conditioned:
+    goals are observation numbers; `hindsight` shows a share of steps with a goal reached later
+    in their episode (arXiv:1912.06088).
     """
 
     name: ClassVar[str] = "bc"
     family: ClassVar[Family] = "supervised"
+    actions: ClassVar = ("continuous", "discrete")
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     lr: float = 3e-4
     """Adam's learning rate."""
+    head: Literal["gaussian", "mixture", "squared"] = "gaussian"
+    """For continuous actions: one Gaussian, a mixture of them, or a mean fitted by its squared error."""
+    components: int = 5
+    """Gaussians in a mixture."""
     log_std_low: float = -5.0
     """Least log standard deviation, in units of the action's own spread in the data; below 0."""
     log_std_high: float = 2.0
     """Greatest log standard deviation, in the same units; above 0. Training starts near 0."""
+    top_fraction: float = 1.0
+    """Share of the episodes that is cloned, those of the highest return."""
+    return_conditioned: bool = False
+    """Give the return to go as an input."""
+    target_return: float | None = None
+    """Return a return-conditioned policy asks for; None: the highest in the data."""
+    hindsight: float = 0.0
+    """Share of steps shown with a goal reached later; needs `achieved`."""
+    achieved: tuple[int, ...] = ()
+    """Observation numbers that show the goal reached, in the goal's order."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
-        check_positive(self, "lr")
+        check_hidden(self.hidden, self.net)
+        check_positive(self, "lr", "top_fraction")
+        check_fraction(self, "top_fraction", "hindsight")
+        check_count(self, "components")
+        if self.head not in ("gaussian", "mixture", "squared"):
+            raise ValueError(f"head is {self.head!r}; expected gaussian, mixture or squared")
         if not self.log_std_low < 0 < self.log_std_high:
             raise ValueError(
                 f"log_std_low < 0 < log_std_high must hold, got {self.log_std_low} and {self.log_std_high}"
             )
+        if self.hindsight and self.return_conditioned:
+            raise ValueError("hindsight and return_conditioned: a relabelled episode's return is unknown; choose one")
+        if self.target_return is not None and not (self.return_conditioned and math.isfinite(self.target_return)):
+            raise ValueError(f"target_return must be finite and needs return_conditioned, got {self.target_return}")
+
+    @property
+    def needs(self) -> Needs:
+        """Transitions; what else depends on the kind."""
+        return Needs(
+            reward=self.return_conditioned or self.top_fraction < 1,
+            goal=self.hindsight > 0,
+            returns_to_go=self.return_conditioned,
+            discount=1.0 if self.return_conditioned else None,
+            hindsight=self.hindsight,
+            achieved=self.achieved if self.hindsight else (),
+            top_fraction=self.top_fraction,
+        )
 
     def build(self, spec: Spec, *, seed: int, device: str) -> BC:
-        """A Gaussian or a categorical cloner, as the data's actions ask."""
-        return (CategoricalBC if spec.discrete else GaussianBC)(self, spec, seed=seed, device=device)
+        """A cloner as the data's actions and `head` ask."""
+        kinds = {"gaussian": GaussianBC, "mixture": MixtureBC, "squared": SquaredBC}
+        return (CategoricalBC if spec.discrete else kinds[self.head])(self, spec, seed=seed, device=device)
+
+
+PRESETS = {
+    "filtered-bc": BCConfig(top_fraction=0.1),
+    "mixture-bc": BCConfig(head="mixture"),
+    "return-bc": BCConfig(return_conditioned=True),
+    "goal-bc": BCConfig(hindsight=1.0),
+}
 
 
 def bounded_log_std(free: Tensor, low: float, high: float) -> Tensor:
@@ -61,69 +124,159 @@ def negative_log_likelihood(log_prob: Tensor) -> Tensor:
 
 
 class BC(Checkpointed):
-    """What both kinds share: an observation normaliser, one network, one optimiser."""
+    """What all kinds share: an observation normaliser, one network, one optimiser."""
 
-    window = 1
+    metric = "nll"
 
     def __init__(self, config: BCConfig, spec: Spec, *, outputs: int, seed: int, device: str) -> None:
         weights = generator(child_seed(seed, "parameters"))
         self.config, self.device = config, device
         self.observe = Normalizer(spec.obs).to(device)
-        self.net = MLP(spec.obs_dim, config.hidden, outputs, generator=weights).to(device)
+        self.returns = ReturnScale(spec, config.target_return).to(device)
+        inputs = spec.obs_dim + config.return_conditioned
+        self.net = single(config.net, inputs, config.hidden, outputs, generator=weights).to(device)
         self.optimizer = adam(self.net.parameters(), config.lr)
 
-    def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log probability (density, if continuous) in nats, raw units; (..., O), (..., A) -> (...)."""
+    def outputs(self, obs: Tensor, to_go: Tensor | None) -> Tensor:
+        """Raw observations (..., O) and, if conditioned, returns to go (...) -> the network's outputs (..., K)."""
+        inputs = self.observe(obs)
+        if self.config.return_conditioned:
+            target = self.returns.target.expand(obs.shape[:-1]) if to_go is None else to_go
+            inputs = torch.cat([inputs, self.returns(target).unsqueeze(-1)], -1)
+        return self.net(inputs)
+
+    def loss(self, outputs: Tensor, action: Tensor) -> Tensor:
+        """What is minimised, 0-d, from the network's outputs (B, outputs) and raw actions (B, A)."""
         raise NotImplementedError
 
-    def choose(self, obs: Tensor) -> Tensor:
-        """The policy's actions for raw observations (N, O)."""
+    def best(self, outputs: Tensor) -> Tensor:
+        """The policy's actions from the network's outputs (N, outputs)."""
         raise NotImplementedError
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step up the likelihood; `nll` is in nats, raw action units."""
-        check_window(batch, self.window)
-        loss = negative_log_likelihood(self.action_log_prob(batch.obs[:, 0], batch.action[:, 0]))
+        """One step up the likelihood, `nll` in nats and raw action units; or down the squared error."""
+        check_batch(batch, self.config.needs)
+        to_go = None if batch.return_to_go is None else batch.return_to_go[:, 0]
+        loss = self.loss(self.outputs(batch.obs[:, 0], to_go), batch.action[:, 0])
         descend(self.optimizer, loss)
         self.step += 1
-        return {"nll": loss.detach()}
+        return {self.metric: loss.detach()}
+
+    def choose(self, obs: Tensor, to_go: Tensor | None = None) -> Tensor:
+        """The policy's actions for raw observations (N, O) and, if conditioned, returns to go (N,)."""
+        return self.best(self.outputs(obs, to_go))
 
     def policy(self, *, seed: int) -> Policy:
         """The mean or the mode; deterministic, so `seed` is unused."""
+        if self.config.return_conditioned:
+            return ReturnConditioned(self.choose, float(self.returns.target), self.device)
         return Memoryless(self.choose, self.device)
 
 
-class GaussianBC(BC):
-    """Diagonal Gaussian over standardised actions."""
+class Density(BC):
+    """A cloner that has a likelihood, and climbs it."""
 
-    def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
-        super().__init__(config, spec, outputs=2 * spec.action_dim, seed=seed, device=device)
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        """log p(action) in nats, raw units, from the network's outputs; (..., outputs), (..., A) -> (...)."""
+        raise NotImplementedError
+
+    def action_log_prob(self, obs: Tensor, action: Tensor, to_go: Tensor | None = None) -> Tensor:
+        """Log probability (density, if continuous) in nats, raw units; (..., O), (..., A) -> (...).
+
+        Without `to_go` (...), a return-conditioned policy is asked for its target.
+        """
+        return self.log_prob(self.outputs(obs, to_go), action)
+
+    def loss(self, outputs: Tensor, action: Tensor) -> Tensor:
+        return negative_log_likelihood(self.log_prob(outputs, action))
+
+
+class ContinuousBC(BC):
+    """Continuous actions, standardised; `sizes` outputs for each action dimension, and `extra` besides."""
+
+    def __init__(self, config: BCConfig, spec: Spec, *, sizes: int, extra: int = 0, seed: int, device: str) -> None:
+        super().__init__(config, spec, outputs=sizes * spec.action_dim + extra, seed=seed, device=device)
         self.scale = Normalizer(spec.action).to(device)
         self.low, self.high = (torch.as_tensor(x, device=device) for x in (spec.action_low, spec.action_high))
 
-    def distribution(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation (..., A) of the standardised action."""
-        mean, free = self.net(self.observe(obs)).chunk(2, dim=-1)
-        return mean, bounded_log_std(free, self.config.log_std_low, self.config.log_std_high)
+    def bounded(self, free: Tensor) -> Tensor:
+        """Log standard deviations within the configured limits."""
+        return bounded_log_std(free, self.config.log_std_low, self.config.log_std_high)
 
-    def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """log N((a - m) / s) - log s, summed; dimensions that are constant in the data count zero nats."""
-        mean, log_std = self.distribution(obs)
-        log_prob = gaussian_log_prob(self.scale(action), mean, log_std) - self.scale.std.log()
-        return (log_prob * self.scale.kept).sum(-1)
+    def summed(self, log_prob: Tensor) -> Tensor:
+        """Log densities (..., A) of standardised dimensions as one of the raw action (...).
 
-    def choose(self, obs: Tensor) -> Tensor:
-        return self.scale.inverse(self.distribution(obs)[0]).clamp(self.low, self.high)
+        Dimensions that are constant in the data count zero nats.
+        """
+        return ((log_prob - self.scale.std.log()) * self.scale.kept).sum(-1)
+
+    def raw(self, standard: Tensor) -> Tensor:
+        """A standardised action in raw units, within the limits."""
+        return self.scale.inverse(standard).clamp(self.low, self.high)
 
 
-class CategoricalBC(BC):
+class GaussianBC(ContinuousBC, Density):
+    """Diagonal Gaussian over standardised actions: log N((a - m) / s) - log s, summed."""
+
+    def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
+        super().__init__(config, spec, sizes=2, seed=seed, device=device)
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        mean, free = outputs.chunk(2, dim=-1)
+        return self.summed(gaussian_log_prob(self.scale(action), mean, self.bounded(free)))
+
+    def best(self, outputs: Tensor) -> Tensor:
+        return self.raw(outputs.chunk(2, dim=-1)[0])
+
+
+class MixtureBC(ContinuousBC, Density):
+    """A mixture of K diagonal Gaussians: log sum_k w_k N_k(a), exact."""
+
+    def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
+        count = config.components
+        super().__init__(config, spec, sizes=2 * count, extra=count, seed=seed, device=device)
+
+    def parameters(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights (..., K), means and log standard deviations (..., K, A)."""
+        count = self.config.components
+        weight, rest = outputs[..., :count], outputs[..., count:]
+        mean, free = rest.unflatten(-1, (2, count, -1)).unbind(-3)
+        return weight.log_softmax(-1), mean, self.bounded(free)
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        weight, mean, log_std = self.parameters(outputs)
+        each = self.summed(gaussian_log_prob(self.scale(action).unsqueeze(-2), mean, log_std))
+        return (weight + each).logsumexp(-1)
+
+    def best(self, outputs: Tensor) -> Tensor:
+        weight, mean, _ = self.parameters(outputs)
+        likeliest = weight.argmax(-1)[..., None, None].expand(*mean.shape[:-2], 1, mean.shape[-1])
+        return self.raw(mean.gather(-2, likeliest).squeeze(-2))
+
+
+class SquaredBC(ContinuousBC):
+    """A mean fitted by its squared error; no likelihood."""
+
+    metric = "mse"
+
+    def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
+        super().__init__(config, spec, sizes=1, seed=seed, device=device)
+
+    def loss(self, outputs: Tensor, action: Tensor) -> Tensor:
+        return (outputs - self.scale(action)).square().mean()
+
+    def best(self, outputs: Tensor) -> Tensor:
+        return self.raw(outputs)
+
+
+class CategoricalBC(Density):
     """Softmax over the actions, which a Batch holds one-hot."""
 
     def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
         super().__init__(config, spec, outputs=spec.action_dim, seed=seed, device=device)
 
-    def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        return (self.net(self.observe(obs)).log_softmax(-1) * action).sum(-1)
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        return (outputs.log_softmax(-1) * action).sum(-1)
 
-    def choose(self, obs: Tensor) -> Tensor:
-        return self.net(self.observe(obs)).argmax(-1)
+    def best(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,21 +14,27 @@ from torch import Tensor, nn
 from algos._common import (
     ActionScale,
     Memoryless,
-    check_continuous,
+    check_count,
     check_fraction,
     check_hidden,
+    check_not_negative,
     check_positive,
     gaussian_log_prob,
+    td_loss,
     transitions,
+    values,
 )
-from toolkit.core import Batch, Family, LearnerConfig, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.nets import Checkpointed, Net, Stack, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
 @dataclass(frozen=True)
 class CQLConfig(LearnerConfig):
-    """CQL(H) (arXiv:2006.04779) on soft actor-critic (arXiv:1812.05905).
+    """CQL(H) (arXiv:2006.04779) on soft actor-critic (arXiv:1812.05905), or on double Q-learning.
+
+    With discrete actions there is no actor: the sum over actions is exact, the target is that of double
+    Q-learning (arXiv:1509.06461), and the policy takes the best action of the lesser critic.
 
     Constants are those of the authors' D4RL commands. Their warm-up of the actor by cloning is left
     out, as in d3rlpy. The actor acts by its squashed mean.
@@ -43,15 +48,21 @@ class CQLConfig(LearnerConfig):
 
     name: ClassVar[str] = "cql"
     family: ClassVar[Family] = "offline_rl"
+    paper: ClassVar[str] = "2006.04779"
+    actions: ClassVar = ("continuous", "discrete")
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     actor_lr: float = 1e-4
     """Adam's learning rate for the actor, the temperature and the multiplier."""
     critic_lr: float = 3e-4
     """Adam's learning rate for the critics."""
     discount: float = 0.99
     """Weight of the next step's value."""
+    n_step: int = 1
+    """Rewards summed before the next value."""
     tau: float = 0.005
     """Share of the critics that enters their targets at each update."""
     samples: int = 10
@@ -64,22 +75,31 @@ class CQLConfig(LearnerConfig):
     """Learn a multiplier that holds the weighted gap near this number; None keeps the weight fixed."""
     entropy_backup: bool = False
     """Subtract temperature * log pi(a'|s') from the target, as soft actor-critic does."""
+    max_backup: bool = False
+    """The target takes the best of `samples` next actions, not one of them (appendix F, for AntMaze)."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
-        check_positive(self, "actor_lr", "critic_lr", "tau", "samples", "reward_scale")
+        check_hidden(self.hidden, self.net)
+        check_positive(self, "actor_lr", "critic_lr", "tau", "reward_scale")
         check_fraction(self, "discount", "tau")
-        if self.weight < 0:
-            raise ValueError(f"weight must not be negative, got {self.weight}")
+        check_count(self, "samples", "n_step")
+        check_not_negative(self, "weight")
+        if self.lagrange_threshold is not None and not math.isfinite(self.lagrange_threshold):
+            raise ValueError(f"lagrange_threshold must be finite, got {self.lagrange_threshold}")
+        if self.entropy_backup and self.max_backup:
+            raise ValueError("entropy_backup and max_backup are two targets; choose one")
 
-    def build(self, spec: Spec, *, seed: int, device: str) -> CQL:
-        """Raises ValueError for discrete or unbounded actions."""
-        return CQL(self, spec, seed=seed, device=device)
+    @property
+    def needs(self) -> Needs:
+        """Transitions with rewards, perhaps over n steps."""
+        return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)
+
+    def build(self, spec: Spec, *, seed: int, device: str) -> CQL | DiscreteCQL:
+        """Raises ValueError for unbounded actions."""
+        return (DiscreteCQL if spec.discrete else CQL)(self, spec, seed=seed, device=device)
 
 
-def td_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Sum over critics of the mean of (r + discount Q'(s', a') - Q)**2; q (M, B), target (B,)."""
-    return (q - target).square().mean(1).sum()
+PRESETS = {"cql-antmaze": CQLConfig(lagrange_threshold=5.0, max_backup=True)}
 
 
 def conservative_gap(q: Tensor, log_density: Tensor, data_q: Tensor) -> Tensor:
@@ -111,55 +131,57 @@ def squashed_sample(head: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return raw.tanh(), (gaussian_log_prob(raw, mean, log_std) - log_slope).sum(-1)
 
 
-def values(critics: StackedMLP, obs: Tensor, actions: Tensor) -> Tensor:
-    """Q of K actions for each state: (B, O), (B, K, A) -> (M, B, K).
+class Conservative(Checkpointed):
+    """What both kinds share: an observation normaliser, twin critics, their targets, perhaps a multiplier."""
 
-    The state's share of the first layer is computed once for its K actions; on a CPU about a thousand
-    rows are taken at a time, so that a layer's output is still in the cache when the next one reads it.
-    """
-    states = max(1, 1024 // actions.shape[1]) if obs.device.type == "cpu" else len(obs)
-    parts = list(zip(obs.split(states), actions.split(states), strict=True))
-    members = zip(*(parameter.unbind() for parameter in critics.parameters()), strict=True)
-    return torch.stack([torch.cat([member_values(own, *part) for part in parts]) for own in members])
+    def __init__(self, config: CQLConfig, spec: Spec, critics: Stack, *, device: str) -> None:
+        self.config, self.device, self.action_dim = config, device, spec.action_dim
+        self.observe = Normalizer(spec.obs).to(device)
+        self.critics = critics.to(device)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_multiplier = nn.Parameter(torch.zeros((), device=device))
+        self.critic_optimizer = adam(self.critics.parameters(), config.critic_lr)
+        self.multiplier_optimizer = adam([self.log_multiplier], config.actor_lr)
+
+    def penalty(self, gap: Tensor) -> Tensor:
+        """The conservative term for gaps (M,); with a threshold, also one step of the multiplier (eq. 30)."""
+        weighted = self.config.weight * gap
+        if self.config.lagrange_threshold is None:
+            return weighted.sum()
+        excess = weighted - self.config.lagrange_threshold
+        multiplier = self.log_multiplier.exp().clamp(max=1e6)
+        penalty = (multiplier.detach() * excess).sum()
+        descend(self.multiplier_optimizer, -(multiplier * excess.detach()).mean())
+        return penalty
+
+    def choose(self, obs: Tensor) -> Tensor:
+        """The policy's actions for raw observations (N, O)."""
+        raise NotImplementedError
+
+    def policy(self, *, seed: int) -> Policy:
+        """The squashed mean, or the best action; deterministic, so `seed` is unused."""
+        return Memoryless(self.choose, self.device)
 
 
-def member_values(parameters: Sequence[Tensor], obs: Tensor, actions: Tensor) -> Tensor:
-    """One critic's Q: weight and bias of each layer in turn, (B, O), (B, K, A) -> (B, K)."""
-    weight, bias, *hidden, last, offset = parameters
-    of_obs, of_action = weight.split([obs.shape[-1], actions.shape[-1]])
-    x = (actions @ of_action + torch.addmm(bias, obs, of_obs).unsqueeze(1)).relu_().flatten(0, 1)  # (B * K, H)
-    for weight, bias in zip(hidden[::2], hidden[1::2], strict=True):
-        x = torch.addmm(bias, x, weight).relu_()
-    return torch.addmm(offset, x, last).view(actions.shape[:2])
-
-
-class CQL(Checkpointed):
-    """Twin critics, their targets, a squashed Gaussian actor, a temperature and perhaps a multiplier."""
-
-    window = 1
+class CQL(Conservative):
+    """Continuous actions: with a squashed Gaussian actor and a temperature."""
 
     def __init__(self, config: CQLConfig, spec: Spec, *, seed: int, device: str) -> None:
-        check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
         obs, action = spec.obs_dim, spec.action_dim
-        self.config, self.device, self.action_dim = config, device, action
-        self.noise = generator(child_seed(seed, "noise"), device)
-        self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
-        self.actor = MLP(obs, config.hidden, 2 * action, generator=weights).to(device)
-        self.critics = StackedMLP(2, obs + action, config.hidden, 1, generator=weights).to(device)
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.noise = generator(child_seed(seed, "noise"), device)
+        self.actor = single(config.net, obs, config.hidden, 2 * action, generator=weights).to(device)
+        critics = stack(config.net, 2, obs + action, config.hidden, 1, generator=weights)
+        super().__init__(config, spec, critics, device=device)
         self.log_temperature = nn.Parameter(torch.zeros((), device=device))
-        self.log_multiplier = nn.Parameter(torch.zeros((), device=device))
         self.actor_optimizer = adam(self.actor.parameters(), config.actor_lr)
-        self.critic_optimizer = adam(self.critics.parameters(), config.critic_lr)
         self.temperature_optimizer = adam([self.log_temperature], config.actor_lr)
-        self.multiplier_optimizer = adam([self.log_multiplier], config.actor_lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the critics (eq. 4), then of temperature and actor, then of the targets."""
         config = self.config
-        s, a, reward, next_s, alive = transitions(batch, self.observe, self.scale)
+        s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         count = config.samples
         # K actions of each policy for the gap; one more at s for the actor, and at s' for the target
         noise = torch.randn(2, len(s), count + 1, self.action_dim, generator=self.noise, device=self.device)
@@ -167,10 +189,11 @@ class CQL(Checkpointed):
 
         with torch.no_grad():
             sampled, log_density = squashed_sample(self.actor(torch.stack([s, next_s])).unsqueeze(2), noise)
-            next_q = values(self.targets, next_s, sampled[1, :, count:]).squeeze(-1).amin(0)
+            tried = sampled[1, :, :count] if config.max_backup else sampled[1, :, count:]
+            next_q = values(self.targets, next_s, tried).amin(0).amax(-1)
             if config.entropy_backup:
                 next_q = next_q - self.log_temperature.exp() * log_density[1, :, count]
-            target = config.reward_scale * reward + config.discount * alive * next_q
+            target = config.reward_scale * reward + bootstrap * next_q
             here, there = sampled[:, :, :count]
             proposals = torch.cat([a.unsqueeze(1), here, there, uniform], dim=1)  # (B, 1 + 3K, A)
             log_uniform = torch.full_like(uniform[..., 0], -self.action_dim * math.log(2))
@@ -193,21 +216,39 @@ class CQL(Checkpointed):
         metrics = {"critic_loss": bellman, "gap": gap.mean(), "actor_loss": pi_loss, "temperature": temperature}
         return {k: x.detach() for k, x in (metrics | {"q": q[..., 0].mean(), "entropy": -log_prob.mean()}).items()}
 
-    def penalty(self, gap: Tensor) -> Tensor:
-        """The conservative term for gaps (M,); with a threshold, also one step of the multiplier (eq. 30)."""
-        weighted = self.config.weight * gap
-        if self.config.lagrange_threshold is None:
-            return weighted.sum()
-        excess = weighted - self.config.lagrange_threshold
-        multiplier = self.log_multiplier.exp().clamp(max=1e6)
-        penalty = (multiplier.detach() * excess).sum()
-        descend(self.multiplier_optimizer, -(multiplier * excess.detach()).mean())
-        return penalty
-
     def choose(self, obs: Tensor) -> Tensor:
         """The squashed mean in raw units, for raw observations (N, O)."""
         return self.scale.inverse(self.actor(self.observe(obs)).chunk(2, dim=-1)[0].tanh())
 
-    def policy(self, *, seed: int) -> Policy:
-        """The squashed mean; deterministic, so `seed` is unused."""
-        return Memoryless(self.choose, self.device)
+
+class DiscreteCQL(Conservative):
+    """Discrete actions, one-hot in a Batch: every critic gives the value of each action."""
+
+    def __init__(self, config: CQLConfig, spec: Spec, *, seed: int, device: str) -> None:
+        weights = generator(child_seed(seed, "parameters"))
+        critics = stack(config.net, 2, spec.obs_dim, config.hidden, spec.action_dim, generator=weights)
+        super().__init__(config, spec, critics, device=device)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the critics (eq. 4), then of the targets."""
+        config = self.config
+        s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, nn.Identity())
+        with torch.no_grad():
+            next_q = self.targets(next_s).amin(0)  # (B, A)
+            best = (next_q if config.max_backup else self.critics(next_s).amin(0)).argmax(-1, keepdim=True)
+            target = config.reward_scale * reward + bootstrap * next_q.gather(1, best).squeeze(1)
+
+        q = self.critics(s)  # (M, B, A)
+        data_q = (q * a).sum(-1)
+        gap = (q.logsumexp(-1) - data_q).mean(1)
+        bellman = td_loss(data_q, target)
+        descend(self.critic_optimizer, bellman + self.penalty(gap))
+        polyak(self.targets, self.critics, config.tau)
+
+        self.step += 1
+        metrics = {"critic_loss": bellman, "gap": gap.mean(), "q": data_q.mean()}
+        return {k: x.detach() for k, x in metrics.items()}
+
+    def choose(self, obs: Tensor) -> Tensor:
+        """The best action of the lesser critic, for raw observations (N, O)."""
+        return self.critics(self.observe(obs)).amin(0).argmax(-1)

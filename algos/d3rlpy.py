@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos._common import ActionScale, check_continuous, check_hidden, check_window
-from toolkit.core import Array, Batch, Family, LearnerConfig, Policy, Spec, Step, child_seed
+from algos._common import ActionScale, check_batch, check_continuous, check_hidden
+from toolkit.core import Array, Batch, Family, LearnerConfig, Needs, Policy, Spec, Step, child_seed
 from toolkit.nets import generator, load_optimizer_state, optimizer_state
 from toolkit.normalize import Normalizer
 
@@ -61,6 +61,11 @@ class D3rlpyConfig(LearnerConfig):
         if self.options:
             theirs(self)
 
+    @property
+    def needs(self) -> Needs:
+        """Transitions with rewards; ReBRAC penalises the distance to the next action, which a window of 2 holds."""
+        return Needs(reward=self.algo != "bc", window=2 if self.algo == "rebrac" else 1)
+
     def build(self, spec: Spec, *, seed: int, device: str) -> D3rlpy:
         """Raises ValueError for discrete or unbounded actions."""
         return D3rlpy(self, spec, seed=seed, device=device)
@@ -80,6 +85,7 @@ class D3rlpyCQLConfig(D3rlpyConfig):
     """d3rlpy's conservative Q-learning (arXiv:2006.04779)."""
 
     name: ClassVar[str] = "d3rlpy-cql"
+    paper: ClassVar[str] = "2006.04779"
     algo: Literal["cql"] = "cql"
 
 
@@ -88,6 +94,7 @@ class D3rlpyIQLConfig(D3rlpyConfig):
     """d3rlpy's implicit Q-learning (arXiv:2110.06169)."""
 
     name: ClassVar[str] = "d3rlpy-iql"
+    paper: ClassVar[str] = "2110.06169"
     algo: Literal["iql"] = "iql"
 
 
@@ -96,6 +103,7 @@ class D3rlpyTD3PlusBCConfig(D3rlpyConfig):
     """d3rlpy's TD3+BC (arXiv:2106.06860)."""
 
     name: ClassVar[str] = "d3rlpy-td3+bc"
+    paper: ClassVar[str] = "2106.06860"
     algo: Literal["td3_plus_bc"] = "td3_plus_bc"
 
 
@@ -104,6 +112,7 @@ class D3rlpyAWACConfig(D3rlpyConfig):
     """d3rlpy's advantage-weighted actor-critic (arXiv:2006.09359)."""
 
     name: ClassVar[str] = "d3rlpy-awac"
+    paper: ClassVar[str] = "2006.09359"
     algo: Literal["awac"] = "awac"
 
 
@@ -185,7 +194,6 @@ class D3rlpy:
 
     def __init__(self, config: D3rlpyConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
-        self.window = 2 if config.algo == "rebrac" else 1  # ReBRAC regularises towards the next action
         self.config, self.device, self.step = config, device, 0
         self.losses: dict[str, float] = {}
         self.observe = Normalizer(spec.obs).to(device)
@@ -201,7 +209,7 @@ class D3rlpy:
 
     def mini_batch(self, batch: Batch) -> Any:
         """Our batch as d3rlpy's: column vectors, float terminals, one-step intervals."""
-        check_window(batch, self.window)
+        check_batch(batch, self.config.needs)
         obs, action = self.observe(batch.obs[:, :2]), self.scale(batch.action)
         columns = [batch.reward[:, :1], torch.zeros_like(batch.reward[:, :1]), batch.terminated[:, :1].float()]
         parts = [
@@ -213,7 +221,7 @@ class D3rlpy:
             *columns[1:],
             torch.ones_like(columns[0]),
         ]
-        if self.window == 2:  # a truncated last step has no next action to speak of
+        if self.config.needs.window == 2:  # a truncated last step has no next action to speak of
             parts = [part[batch.terminated[:, 0] | batch.valid[:, 1]] for part in parts]
         return library().torch_utility.TorchMiniBatch(*parts, device=self.device)
 

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from algos._common import (
     ActionScale,
+    GaussianActor,
     Memoryless,
-    check_continuous,
+    check_count,
     check_fraction,
     check_hidden,
+    check_not_negative,
     check_positive,
-    gaussian_log_prob,
+    td_loss,
     transitions,
 )
-from toolkit.core import Batch, Family, LearnerConfig, Policy, Spec, child_seed
-from toolkit.nets import MLP, Checkpointed, StackedMLP, adam, descend, generator, polyak
+from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
@@ -30,7 +32,8 @@ class IQLConfig(LearnerConfig):
     """Implicit Q-learning (arXiv:2110.06169), in the order of the authors' code: V, actor, Q, targets.
 
     The policy is a Gaussian with a tanh-squashed mean and one log standard deviation per action
-    dimension, clamped to [-5, 2], over actions in [-1, 1]. It acts by its mean.
+    dimension, clamped to [-5, 2], over actions in [-1, 1]. It acts by its mean. For discrete actions it is a
+    softmax that acts by its mode, and the critics see the action one-hot.
 
     Against d3rlpy 2.8.1: the three losses are equal. There, the log standard deviation is
     -5 + 7 sigmoid(x) instead of a clamped x; Q's target uses V before its step of this update, here
@@ -41,13 +44,21 @@ class IQLConfig(LearnerConfig):
 
     name: ClassVar[str] = "iql"
     family: ClassVar[Family] = "offline_rl"
+    paper: ClassVar[str] = "2110.06169"
+    actions: ClassVar = ("continuous", "discrete")
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor, value and critics, ReLU between them."""
+    net: Net = "mlp"
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
+    layer_norm: bool = False
+    """Normalise the hidden layers of value and critics."""
     lr: float = 3e-4
     """Adam's learning rate, for all networks."""
     discount: float = 0.99
     """Weight of the next step's value."""
+    n_step: int = 1
+    """Rewards summed before the next value."""
     tau: float = 0.005
     """Share of the critics that enters their targets at each update."""
     expectile: float = 0.7
@@ -62,28 +73,31 @@ class IQLConfig(LearnerConfig):
     """Anneal the actor's rate to 0 over so many updates, as the authors do over a whole run; 0: constant."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden)
+        check_hidden(self.hidden, self.net)
         check_positive(self, "lr", "tau", "max_weight", "reward_scale")
         check_fraction(self, "discount", "tau")
+        check_not_negative(self, "beta", "cosine_steps")
+        check_count(self, "n_step")
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}")
-        if self.beta < 0 or self.cosine_steps < 0:
-            raise ValueError(f"beta and cosine_steps must not be negative, got {self.beta} and {self.cosine_steps}")
+
+    @property
+    def needs(self) -> Needs:
+        """Transitions with rewards, perhaps over n steps."""
+        return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)
 
     def build(self, spec: Spec, *, seed: int, device: str) -> IQL:
-        """Raises ValueError for discrete or unbounded actions."""
+        """Raises ValueError for unbounded actions."""
         return IQL(self, spec, seed=seed, device=device)
+
+
+PRESETS = {"iql-antmaze": IQLConfig(expectile=0.9, beta=10.0)}  # for rewards of -1 a step and 0 at the goal
 
 
 def expectile_loss(error: Tensor, tau: float) -> Tensor:
     """Mean of |tau - 1(error < 0)| * error**2 (arXiv:2110.06169, eq. 5); error = Q - V."""
     weight = (tau - (error < 0).to(error.dtype)).abs()
     return (weight * error.square()).mean()
-
-
-def td_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Sum over critics of the mean of (r + discount V(s') - Q)**2 (eq. 6); q (M, B), target (B,)."""
-    return (q - target).square().mean(1).sum()
 
 
 def advantage_weight(advantage: Tensor, beta: float, ceiling: float) -> Tensor:
@@ -96,35 +110,43 @@ def actor_loss(log_prob: Tensor, weight: Tensor) -> Tensor:
     return -(weight * log_prob).mean()
 
 
-class GaussianActor(nn.Module):
-    """tanh mean (..., A) and a state-independent log standard deviation (A,), over actions in [-1, 1]."""
+def clamped(free: Tensor) -> Tensor:
+    """A log standard deviation in [-5, 2]."""
+    return free.clamp(-5, 2)
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, weights: torch.Generator) -> None:
+
+class SoftmaxActor(nn.Module):
+    """A categorical distribution over discrete actions: logits (..., O) -> (..., A)."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, weights: torch.Generator, net: Net) -> None:
         super().__init__()
-        self.mean = MLP(inputs, hidden, outputs, generator=weights)
-        self.log_std = nn.Parameter(torch.zeros(outputs))
+        self.logits = single(net, inputs, hidden, outputs, generator=weights)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.logits(obs)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log density of each dimension: (..., O), (..., A) -> (..., A)."""
-        return gaussian_log_prob(action, self.mean(obs).tanh(), self.log_std.clamp(-5, 2))
+        """Log probability of the one-hot `action`, in its place, else zero: (..., O), (..., A) -> (..., A)."""
+        return self(obs).log_softmax(-1) * action
 
 
 class IQL(Checkpointed):
     """Twin critics, their targets, a value function and an actor."""
 
-    window = 1
-
     def __init__(self, config: IQLConfig, spec: Spec, *, seed: int, device: str) -> None:
-        check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
-        obs, action = spec.obs_dim, spec.action_dim
-        self.config, self.device = config, device
+        obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
+        self.config, self.device, self.discrete = config, device, spec.discrete
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
         self.varying = Normalizer(spec.action).kept.to(device)
-        self.actor = GaussianActor(obs, config.hidden, action, weights).to(device)
-        self.critics = StackedMLP(2, obs + action, config.hidden, 1, generator=weights).to(device)
-        self.value = MLP(obs, config.hidden, 1, generator=weights).to(device)
+        self.actor: SoftmaxActor | GaussianActor
+        if spec.discrete:
+            self.actor = SoftmaxActor(obs, hidden, action, weights, net).to(device)
+        else:
+            self.actor = GaussianActor(obs, hidden, action, weights, clamped, net).to(device)
+        self.critics = stack(net, 2, obs + action, hidden, 1, layer_norm=norm, generator=weights).to(device)
+        self.value = single(net, obs, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = adam(self.actor.parameters(), config.lr)
         self.critic_optimizer = adam(self.critics.parameters(), config.lr)
@@ -133,7 +155,7 @@ class IQL(Checkpointed):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of V (eq. 5), the actor (eq. 7) and Q (eq. 6), then of the targets."""
         config = self.config
-        s, a, reward, next_s, alive = transitions(batch, self.observe, self.scale)
+        s, a, reward, next_s, bootstrap = transitions(batch, config.needs, config.discount, self.observe, self.scale)
         sa = torch.cat([s, a], dim=-1)
         with torch.no_grad():
             q = self.targets(sa).squeeze(-1).amin(0)
@@ -144,7 +166,7 @@ class IQL(Checkpointed):
         with torch.no_grad():
             v, next_v = self.value(torch.stack([s, next_s])).squeeze(-1)
             weight = advantage_weight(q - v, config.beta, config.max_weight)
-            target = config.reward_scale * reward + config.discount * alive * next_v
+            target = config.reward_scale * reward + bootstrap * next_v
         pi_loss = actor_loss(self.actor.log_prob(s, a).sum(-1), weight)
         for group in self.actor_optimizer.param_groups:
             group["lr"] = self.actor_lr()
@@ -165,14 +187,15 @@ class IQL(Checkpointed):
         return self.config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.config.cosine_steps)))
 
     def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log density in nats, raw units; dimensions that are constant in the data count zero nats."""
+        """Log density (probability, if discrete) in nats, raw units; constant dimensions count zero nats."""
         log_prob = self.actor.log_prob(self.observe(obs), self.scale(action)) - self.scale.reach.log()
-        return (log_prob * self.varying).sum(-1)
+        return (log_prob if self.discrete else log_prob * self.varying).sum(-1)
 
     def choose(self, obs: Tensor) -> Tensor:
-        """The squashed mean in raw units, for raw observations (N, O)."""
-        return self.scale.inverse(self.actor.mean(self.observe(obs)).tanh())
+        """The squashed mean in raw units, or the likeliest action, for raw observations (N, O)."""
+        best = self.actor(self.observe(obs))
+        return best.argmax(-1) if self.discrete else self.scale.inverse(best)
 
     def policy(self, *, seed: int) -> Policy:
-        """The squashed mean; deterministic, so `seed` is unused."""
+        """The mean or the mode; deterministic, so `seed` is unused."""
         return Memoryless(self.choose, self.device)

@@ -33,6 +33,7 @@ from gymnasium import spaces
 
 from toolkit.core import Array, Episode
 from toolkit.store import ReplayStore, Schema
+from toolkit.store.encoding import Profile
 
 EPISODES, STEPS, WINDOW = 1000, 1000, 16
 Draw = Callable[[], object]
@@ -49,8 +50,9 @@ def main() -> None:
     action = rng.uniform(-1, 1, (EPISODES, STEPS, 3)).astype(np.float32)
     data = obs, action, rng.normal(size=(EPISODES, STEPS)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "hopper.zarr"
-        write_store(path, data)
+        path = Path(folder) / "fast.zarr"
+        write_store(path, data, "fast")
+        write_store(path.with_name("compact.zarr"), data, "compact")
         store = ReplayStore.open(path)
         theirs = installed("d3rlpy", lambda: d3rlpy_buffer(data))
         torchrl = installed("torchrl", lambda: torchrl_tables(data))
@@ -118,10 +120,10 @@ def installed(name: str, load: Callable[[], Any]) -> Any:
         return None
 
 
-def write_store(path: Path, data: Data) -> None:
+def write_store(path: Path, data: Data, profile: Profile) -> None:
     schema = Schema.from_spaces(observation=spaces.Box(-np.inf, np.inf, (11,)), action=spaces.Box(-1, 1, (3,)))
     obs, action, reward = data
-    with ReplayStore.create(path, schema).writer() as writer:
+    with ReplayStore.create(path, schema, profile=profile).writer() as writer:
         for i in range(EPISODES):
             writer.append(Episode(obs[i], action[i], reward[i], terminated=i % 2 == 0))
 
@@ -182,12 +184,14 @@ def torchrl_slices(table: Any, steps: int) -> Draw:
 
 
 def opening(path: Path, theirs: Any, copy: Path, rounds: int) -> None:
-    """Seconds from a path to the first batch of 256; files are in the page cache."""
+    """Seconds from a path to the first batch of 256; files are in the page cache, two threads may read (see Rows)."""
 
-    def ours(tier: str) -> None:
-        ReplayStore.open(path).sampler(seed=0, tier=tier).next()  # type: ignore[arg-type]
+    def ours(profile: str, tier: str) -> None:
+        ReplayStore.open(path.with_name(f"{profile}.zarr")).sampler(seed=0, tier=tier).next()  # type: ignore[arg-type]
 
-    ways: dict[str, Callable[[], None]] = {tier: (lambda t=tier: ours(t)) for tier in ("memory", "mapped", "streaming")}
+    cases = [("fast", "memory"), ("compact", "memory"), ("fast", "mapped"), ("fast", "streaming")]
+    ways: dict[str, Callable[[], None]] = {f"{p}, {t}": (lambda p=p, t=t: ours(p, t)) for p, t in cases}
+    ours("fast", "mapped")  # builds the file
     if theirs is not None:
         from d3rlpy.dataset import InfiniteBuffer, ReplayBuffer
 
@@ -207,7 +211,7 @@ def opening(path: Path, theirs: Any, copy: Path, rounds: int) -> None:
             way()
             seconds[name].append(time.perf_counter() - began)
     for name, values in seconds.items():
-        line = f"open to first batch: {name:12s} {1000 * statistics.median(values):9.1f} ms"
+        line = f"open to first batch: {name:16s} {1000 * statistics.median(values):9.1f} ms"
         if "d3rlpy HDF5" in seconds and name != "d3rlpy HDF5":
             ratios = [b / a for a, b in zip(values, seconds["d3rlpy HDF5"], strict=True)]
             line += f"  d3rlpy takes {spread(ratios)} times as long"
@@ -216,12 +220,15 @@ def opening(path: Path, theirs: Any, copy: Path, rounds: int) -> None:
 
 def size(path: Path, data: Data, copy: Path) -> None:
     """Bytes on disk, beside an uncompressed file of the same transitions that stores next observations."""
-    ours = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and "derived" not in p.parts)
     obs, action, reward = data
     ends = np.zeros((EPISODES, STEPS), bool)
     np.savez(copy, obs=obs[:, :-1], action=action, reward=reward, next_obs=obs[:, 1:], terminated=ends, truncated=ends)
     theirs = copy.stat().st_size
-    print(f"size on disk: {ours / 1e6:.1f} MB, {ours / theirs:.3f} of a layout that stores next observations")
+    for profile in ("fast", "compact"):
+        folder = path.with_name(f"{profile}.zarr")
+        ours = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and "derived" not in p.parts)
+        share = f"{ours / theirs:.3f} of an uncompressed layout that stores next observations"
+        print(f"size on disk, {profile}: {ours / 1e6:.1f} MB, {share} ({copy.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(steps: int = 2000, episodes: int = 60, starts: int = 10, out: Path = Pa
     store = collect("pendulum", out=out / "pendulum.zarr", episodes=episodes, contexts=episodes, coverage=0.6, seed=0)
     model = learner_config("mpc", {"hidden": (64, 64)}).build(store.spec, seed=0, device="cpu")
 
-    sampler = store.sampler(window=model.window, batch_size=256, seed=0)
+    sampler = store.sampler(batch_size=256, seed=0)
     for step in range(1, steps + 1):
         metrics = model.update(sampler.next())
         if step % max(1, steps // 5) == 0:

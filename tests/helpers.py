@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from toolkit.core import Batch, Moments, Spec
+from toolkit.core import Batch, Moments, Needs, Spec
 
 
 def toy_spec(discrete: bool = False, goal: bool = False, *, obs_dim: int = 3, action_dim: int = 2) -> Spec:
@@ -40,15 +40,21 @@ def toy_spec(discrete: bool = False, goal: bool = False, *, obs_dim: int = 3, ac
         delta=Moments.of(rng.normal(0, 0.5, (200, size))),
         action=Moments.of(action),
         reward=Moments.of(rng.normal(size=(200, 1))),
+        returns=Moments.of(rng.normal(5, 3, size=(10, 1))),
         obs_resolution=np.full(size, 0.01, np.float32),
         action_resolution=0.01 * ones,
     )
 
 
-def toy_batch(spec: Spec, batch_size: int = 8, window: int = 1, seed: int = 0) -> Batch:
-    """Random steps with the spec's own moments; about a third of the windows end by termination."""
+def toy_batch(spec: Spec, batch_size: int = 8, window: int = 1, seed: int = 0, needs: Needs | None = None) -> Batch:
+    """Random steps with the spec's own moments, and the fields that are needed; about a third end by termination.
+
+    A sixth of the windows are truncated at their end: no next action is known there.
+    """
+    needs = Needs(window=window) if needs is None else needs
     random = torch.Generator().manual_seed(seed)
-    shape = (batch_size, window)
+    shape = (batch_size, needs.window)
+    window = needs.window
     walk = 0.5 * torch.randn(batch_size, window + 1, spec.obs_dim, generator=random).cumsum(1)
     obs = torch.from_numpy(spec.obs.mean) + torch.from_numpy(spec.obs.std) * walk
     if spec.discrete:
@@ -58,14 +64,27 @@ def toy_batch(spec: Spec, batch_size: int = 8, window: int = 1, seed: int = 0) -
         action = low + (high - low) * torch.rand(*shape, spec.action_dim, generator=random)
     terminated = torch.zeros(shape, dtype=torch.bool)
     terminated[:, -1] = torch.rand(batch_size, generator=random) < 1 / 3
+    reward = torch.randn(shape, generator=random)
+    extra: dict[str, Tensor] = {}
+    if needs.next_action:
+        known = ~terminated
+        known[:, -1] &= torch.rand(batch_size, generator=random) > 1 / 6
+        extra["next_valid"] = known
+        extra["next_action"] = action.roll(1, 0) * known[..., None]
+    if needs.n_step > 1:
+        assert needs.discount is not None
+        extra["discount"] = needs.discount ** torch.randint(1, needs.n_step + 1, shape, generator=random).float()
+    if needs.returns_to_go:
+        extra["return_to_go"] = 5 + 3 * torch.randn(shape, generator=random)
     return Batch(
         obs=obs,
         action=action,
-        reward=torch.randn(shape, generator=random),
+        reward=reward,
         terminated=terminated,
         valid=torch.ones(shape, dtype=torch.bool),
         episode=torch.arange(batch_size) % spec.episodes,
         goal=obs[..., -spec.goal_dim :] if spec.goal_dim else None,
+        **extra,
     )
 
 

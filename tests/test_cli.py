@@ -216,3 +216,41 @@ def test_collect_stops_at_a_signal_commits_and_continues_to_the_same_episodes(st
     n = min(len(found), len(known))
     assert n > 0
     assert (found.episodes["uid"][:n] == known.episodes["uid"][:n]).all()
+
+
+def test_learners_says_what_each_asks_of_the_data_and_its_defaults(capsys):
+    code, out, _ = call("learners", capsys=capsys)
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "2305.09836" in lines["rebrac"]
+    assert "next action" in lines["rebrac"]
+    assert "continuous, discrete" in lines["bc"]
+    code, out, _ = call("learners", "--json", capsys=capsys)
+    found = {entry["learner"]: entry for entry in map(json.loads, out.splitlines())}
+    assert found["dt"]["needs"]["window"] == found["dt"]["defaults"]["context"] == 20
+    assert found["filtered-bc"]["asks"] == ["reward", "best 10% of episodes"]
+    code, out, _ = call("learners", "iql", capsys=capsys)
+    assert "expectile" in out
+    assert "cql" not in out
+    code, _, err = call("learners", "iqll", capsys=capsys)
+    assert code == 2
+    assert "did you mean 'iql" in err
+    code, _, err = call("learners", "--store", "s.zarr", capsys=capsys)
+    assert code == 2
+    assert "name one" in err
+
+
+def test_learners_counts_parameters_and_work_on_a_store(store, capsys):
+    """Pendulum: 3 observation numbers, 1 action. BC has two outputs; IQL's targets do not count."""
+    code, out, _ = call("learners", "bc", "iql", "d3rlpy-bc", "--store", str(store), "--json", capsys=capsys)
+    assert code == 0
+    bc, iql, theirs = map(json.loads, out.splitlines())
+
+    def perceptron(inputs: int, outputs: int) -> int:
+        return (inputs + 1) * 256 + 257 * 256 + 257 * outputs
+
+    assert bc["parameters"] == perceptron(3, 2)
+    assert iql["parameters"] == 2 * perceptron(4, 1) + perceptron(3, 1) + perceptron(3, 1) + 1
+    assert theirs["parameters"] == perceptron(3, 1)
+    forward, inner = 2 * 256 * (3 * 256 + 256 * 256 + 256 * 2), 2 * 256 * (256 * 256 + 256 * 2)
+    assert bc["flops"] == 2 * forward + inner  # forward, weights' gradients, and hidden layers' own

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from toolkit import registry
-from toolkit.collect import BLOCK, behaviour_name, behaviour_policy, collect, rollout, stream
+from toolkit.behaviours import BLOCK, behaviour_name, behaviour_policy
+from toolkit.collect import collect
 from toolkit.core import Episode
+from toolkit.dials import Dials
 from toolkit.engines.local import only_one
-from toolkit.envs._measure import random_policy
+from toolkit.envs import random_policy
+from toolkit.episodes import rollout, stream
 from toolkit.store import ReplayStore
 
 PENDULUM = registry.suite("pendulum")
@@ -42,14 +45,9 @@ CONTEXT = PENDULUM.contexts("train", 1, seed=0)[0]
 UPRIGHT = {"observation": np.array([1.0, 0.0, 0.0], np.float32)}
 
 
-@pytest.fixture(scope="module")
-def env():
-    return PENDULUM.make()
-
-
-def dial(env, coverage: float, noise: float = 0.0, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    return behaviour_policy(PENDULUM, env, CONTEXT, coverage=coverage, noise=noise, rng=rng)
+def dial(coverage: float, noise: float = 0.0, seed: int = 0, **others):
+    dials = Dials(coverage=coverage, noise=noise, **others)
+    return behaviour_policy(PENDULUM, CONTEXT, dials, rng=np.random.default_rng(seed))
 
 
 def look(seed: int = 0):
@@ -59,10 +57,10 @@ def look(seed: int = 0):
 
 
 @pytest.mark.parametrize("coverage", [0.0, 0.1, 0.3, 0.7, 1.0])
-def test_coverage_is_the_share_of_random_steps_from_the_first_step_on(env, coverage):
+def test_coverage_is_the_share_of_random_steps_from_the_first_step_on(coverage):
     turns = []
     for seed in range(1000):
-        behaviour = dial(env, coverage, seed=seed)
+        behaviour = dial(coverage, seed=seed)
         for _ in range(40):
             behaviour(UPRIGHT)
             turns.append(behaviour.acting == "random")
@@ -72,9 +70,9 @@ def test_coverage_is_the_share_of_random_steps_from_the_first_step_on(env, cover
     assert shares[:, -1].mean() == pytest.approx(coverage, abs=0.06)
 
 
-def test_blocks_are_ten_steps_long_in_the_mean(env):
+def test_blocks_are_ten_steps_long_in_the_mean():
     """Who acts is drawn anew for each block, so at coverage 1/2 it changes every second block."""
-    behaviour = dial(env, 0.5)
+    behaviour = dial(0.5)
     turns = []
     for _ in range(40_000):
         behaviour(UPRIGHT)
@@ -83,8 +81,8 @@ def test_blocks_are_ten_steps_long_in_the_mean(env):
     assert len(turns) / changes == pytest.approx(2 * BLOCK, rel=0.1)
 
 
-def test_coverage_zero_without_noise_is_the_expert_and_coverage_one_never_asks_it(env):
-    pure, wild = dial(env, 0.0), dial(env, 1.0, noise=0.5)
+def test_coverage_zero_without_noise_is_the_expert_and_coverage_one_never_asks_it():
+    pure, wild = dial(0.0), dial(1.0, noise=0.5)
     expert = PENDULUM.expert(CONTEXT, rng=np.random.default_rng(0))
     actions = []
     for obs in look():
@@ -92,16 +90,16 @@ def test_coverage_zero_without_noise_is_the_expert_and_coverage_one_never_asks_i
         actions.append(wild(obs))
         assert wild.acting == "random"
     assert (pure.name, wild.name) == ("expert", "random")
-    free = random_policy(env.action_space, rng=np.random.default_rng(1))
+    free = random_policy(PENDULUM.action_space, rng=np.random.default_rng(1))
     both = np.sort(np.concatenate(actions)), np.sort(np.concatenate([free({}) for _ in actions]))
     assert np.abs(both[0] - both[1]).max() < 0.25, "the two samples have other distributions"
 
 
-def test_noise_has_the_declared_spread_and_stays_inside_the_limits(env):
-    noisy = dial(env, 0.0, noise=0.1)
+def test_noise_has_the_declared_spread_and_stays_inside_the_limits():
+    noisy = dial(0.0, noise=0.1)
     expert = PENDULUM.expert(CONTEXT, rng=np.random.default_rng(0))
     pairs = np.array([(noisy(obs)[0], expert(obs)[0]) for obs in look()])
-    limit = float(env.action_space.high[0])
+    limit = float(PENDULUM.action_space.high[0])
     assert np.abs(pairs[:, 0]).max() <= limit
     inside = np.abs(pairs[:, 1]) < 0.5 * limit
     assert inside.sum() > 50
@@ -109,14 +107,16 @@ def test_noise_has_the_declared_spread_and_stays_inside_the_limits(env):
 
 
 def test_behaviour_names_tell_coverage_and_noise():
-    names = [behaviour_name(c, n) for c, n in ((0, 0), (1, 0), (1, 0.1), (0.3, 0), (0.3, 0.1), (0, 0.1))]
+    names = [
+        behaviour_name(Dials(coverage=c, noise=n))
+        for c, n in ((0, 0), (1, 0), (1, 0.1), (0.3, 0), (0.3, 0.1), (0, 0.1))
+    ]
     assert names == ["expert", "random", "random", "mixed-0.30", "mixed-0.30-noise-0.10", "expert-noise-0.10"]
 
 
 def test_a_rollout_keeps_every_observation_and_says_where_it_came_from(suite):
     env, context = suite.make(), suite.contexts("interpolated", 1, seed=2)[0]
-    rng = np.random.default_rng(0)
-    expert = behaviour_policy(suite, env, context, coverage=0.0, noise=0.0, rng=rng)
+    expert = behaviour_policy(suite, context, Dials(coverage=0.0), rng=np.random.default_rng(0))
     episode = rollout(suite, env, context, expert, env_seed=9)
     first, _ = env.reset(seed=9, options={"context": context})
     assert set(episode.observations()) == set(suite.roles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -13,9 +14,11 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import RecordVideo, RescaleAction, TimeAwareObservation, TransformReward
 
+from toolkit.core import Episode
 from toolkit.envs import pendulum
 from toolkit.store import ReplayStore, Schema, StoreError
 from toolkit.store.environment import installed, make_env, requirements, spec_of
+from toolkit.store.validate import validate
 
 
 @pytest.fixture
@@ -102,6 +105,32 @@ def test_requirements_name_the_packages_and_versions_at_hand(recorded):
         requirements("no_such_module")
 
 
+@pytest.mark.parametrize("name", ["Blackjack-v1", "Taxi-v4", "FrozenLake-v1", "HalfCheetah-v5", "FetchReach-v4"])
+def test_gymnasiums_environments_are_stored_sampled_and_rebuilt(tmp_path, name):
+    if name.startswith("Fetch"):
+        gym.register_envs(pytest.importorskip("gymnasium_robotics"))
+    env = gym.make(name)
+    env.action_space.seed(0)
+    schema = Schema.from_env(env)
+    seen, actions, rewards, over = [env.reset(seed=0)[0]], [], [], False
+    while len(actions) < 9 and not over:
+        actions.append(env.action_space.sample())
+        obs, reward, terminated, truncated, _ = env.step(actions[-1])
+        seen, rewards, over = [*seen, obs], [*rewards, reward], terminated or truncated
+    env.close()
+    with ReplayStore.create(tmp_path / "s.zarr", schema).writer() as writer:
+        writer.append(Episode(schema.stacked(seen), np.asarray(actions), np.float32(rewards), bool(terminated)))
+    store = ReplayStore.open(tmp_path / "s.zarr")
+    assert validate(store) == []
+    batch = store.sampler(batch_size=8, seed=0).next()
+    steps = {(one.tobytes(), two.tobytes()) for one, two in pairwise(map(schema.flatten, seen))}
+    assert {(one.tobytes(), two.tobytes()) for one, two in batch.obs.numpy()} <= steps
+    again = store.make_env()
+    assert again.observation_space == env.observation_space
+    again.close()
+    assert ("mujoco" in " ".join(schema.requirements)) == (name in ("HalfCheetah-v5", "FetchReach-v4"))
+
+
 class Reach(gym.Env):
     """A goal environment of spaces only."""
 
@@ -141,6 +170,12 @@ def test_a_suites_environment_is_made_by_the_suite():
         again.close()
     with pytest.raises(StoreError, match=r"made by suite 'os.path'; there are"):
         make_env(replace(schema, environment={"suite": "os.path"}))
+
+
+def test_requirements_a_suite_recorded_are_told_too(recorded):
+    made = replace(recorded, environment={"suite": "pendulum", "requirements": {"mujoco": "0.0.1", "": "2", "../x": 3}})
+    with pytest.raises(StoreError, match=rf"mujoco==0.0.1 \(installed: {installed('mujoco')}\).*x==3 .installed: none"):
+        make_env(made)  # CartPole's schema, so pendulum is not it
 
 
 @pytest.mark.parametrize(

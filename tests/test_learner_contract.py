@@ -13,15 +13,16 @@ from helpers import equal_states, leaves, through_files, toy_batch, toy_spec
 from torch import Tensor
 
 from toolkit import registry
-from toolkit.core import ActionDensity, Batch, Family, Learner, LearnerConfig, Moments, Policy, Spec, Step
+from toolkit.core import ActionDensity, Batch, Family, Learner, LearnerConfig, Moments, Needs, Policy, Spec, Step
 
-CONTINUOUS = toy_spec()
+CONTINUOUS = toy_spec(goal=True)  # data that can serve every learner
 
 
 def small(config: LearnerConfig) -> LearnerConfig:
     """The configuration with narrow layers, if it has layers."""
+    narrow = {"hidden": (16, 16), "actor_hidden": (16, 16), "achieved": (0, 1), "width": 16, "context": 5}
     names = {field.name for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **({"hidden": (16, 16)} if "hidden" in names else {}))
+    return dataclasses.replace(config, **{k: v for k, v in narrow.items() if k in names})
 
 
 @pytest.fixture(params=registry.learners().items(), ids=lambda item: item[0])
@@ -36,8 +37,12 @@ def build(config: LearnerConfig, seed: int = 0, spec: Spec = CONTINUOUS) -> Lear
 def trained(config: LearnerConfig, updates: int, seed: int = 0, spec: Spec = CONTINUOUS) -> Learner:
     learner = build(config, seed, spec)
     for index in range(updates):
-        learner.update(toy_batch(spec, window=learner.window, seed=index))
+        learner.update(batch_for(config, index, spec))
     return learner
+
+
+def batch_for(config: LearnerConfig, seed: int, spec: Spec = CONTINUOUS) -> Batch:
+    return toy_batch(spec, seed=seed, needs=config.needs)
 
 
 def look(spec: Spec, rows: int, seed: int = 0, first: bool = False) -> Step:
@@ -51,16 +56,20 @@ def deterministic(learner: Learner) -> bool:
     return np.array_equal(learner.policy(seed=0).act(step), learner.policy(seed=1).act(step))
 
 
-def test_data_of_images_alone_are_refused_by_learners_that_read_none(config):
+def test_data_of_images_alone_are_refused_unless_they_are_enough(config):
     nothing, empty = Moments.of(np.zeros((1, 0))), np.zeros(0, np.float32)
     spec = dataclasses.replace(
         CONTINUOUS, obs_dim=0, obs=nothing, delta=nothing, obs_resolution=empty, images={"camera": (8, 8, 3)}
     )
-    if config.takes_images:
-        build(config, spec=spec)
-    else:
-        with pytest.raises(ValueError, match="images"):
-            build(config, spec=spec)
+    try:
+        learner = build(config, spec=spec)
+    except ValueError as error:
+        assert "images" in str(error)
+        assert not config.takes_images
+        return
+    if not config.takes_images:  # it must be one that looks at no observation at all
+        learner.update(toy_batch(spec, window=config.needs.window))
+        assert learner.policy(seed=0).act(look(spec, 2, first=True)).shape == (2, spec.action_dim)
 
 
 def test_config_is_frozen_and_names_its_family(config):
@@ -74,13 +83,14 @@ def test_learner_and_policy_have_the_methods_of_the_protocols(config):
     learner = build(config)
     assert isinstance(learner, Learner)
     assert isinstance(learner.policy(seed=0), Policy)
-    assert learner.window >= 1
+    assert isinstance(config.needs, Needs)
+    assert config.needs.window >= 1
 
 
 def test_metrics_are_finite_scalars_without_a_graph(config):
     learner = build(config)
     for seed in range(3):
-        metrics = learner.update(toy_batch(CONTINUOUS, window=learner.window, seed=seed))
+        metrics = learner.update(batch_for(config, seed))
         assert metrics
         for name, value in metrics.items():
             assert isinstance(value, Tensor), name
@@ -125,7 +135,7 @@ def test_resuming_from_files_equals_never_having_stopped(config):
     second.load_state_dict(state)
     straight = trained(config, 4)
     for index in (2, 3):
-        second.update(toy_batch(CONTINUOUS, window=second.window, seed=index))
+        second.update(batch_for(config, index))
     assert equal_states(second.state_dict(), straight.state_dict())
     step = look(CONTINUOUS, 2, first=True)
     np.testing.assert_array_equal(second.policy(seed=3).act(step), straight.policy(seed=3).act(step))
@@ -135,7 +145,7 @@ def test_a_saved_state_is_not_changed_by_later_updates(config):
     learner = trained(config, 2)
     state = learner.state_dict()
     kept = through_files(state)
-    learner.update(toy_batch(CONTINUOUS, window=learner.window, seed=9))
+    learner.update(batch_for(config, 9))
     assert equal_states(state, kept)
 
 
@@ -144,13 +154,13 @@ def test_learners_loaded_from_one_state_do_not_share_it(config):
     one, other = build(config), build(config)
     one.load_state_dict(state)
     other.load_state_dict(state)
-    one.update(toy_batch(CONTINUOUS, window=one.window, seed=9))
+    one.update(batch_for(config, 9))
     assert equal_states(other.state_dict(), state)
 
 
 def test_update_leaves_the_batch_as_it_was(config):
     learner = build(config)
-    batch, copy = (toy_batch(CONTINUOUS, window=learner.window, seed=0) for _ in range(2))
+    batch, copy = (batch_for(config, 0) for _ in range(2))
     learner.update(batch)
     for field in dataclasses.fields(Batch):
         value = getattr(batch, field.name)
@@ -168,7 +178,7 @@ def test_side_by_side_learners_do_not_disturb_each_other(config):
     one, other = build(config, seed=0), build(config, seed=1)
     for index in range(2):
         for learner in (one, other):
-            learner.update(toy_batch(CONTINUOUS, window=learner.window, seed=index))
+            learner.update(batch_for(config, index))
             learner.policy(seed=0).act(look(CONTINUOUS, 2, first=True))
     assert equal_states(one.state_dict(), trained(config, 2, seed=0).state_dict())
     assert equal_states(other.state_dict(), trained(config, 2, seed=1).state_dict())
@@ -234,7 +244,7 @@ def test_termination_matters_to_learners_of_values(config):
         pytest.skip("it does not bootstrap")
     one, other = build(config), build(config)
     for index in range(3):  # d3rlpy's IQL starts from values near 0, and TD3's actor waits a step
-        batch = toy_batch(CONTINUOUS, window=one.window, seed=index)
+        batch = batch_for(config, index)
         one.update(dataclasses.replace(batch, terminated=torch.zeros_like(batch.terminated)))
         other.update(dataclasses.replace(batch, terminated=torch.ones_like(batch.terminated)))
     assert not equal_states(one.state_dict(), other.state_dict())
@@ -242,13 +252,22 @@ def test_termination_matters_to_learners_of_values(config):
 
 def test_a_wrong_window_is_refused_clearly_or_served(config):
     learner = build(config)
-    wrong = learner.window + 2
+    wrong = config.needs.window + 2
     try:
-        metrics = learner.update(toy_batch(CONTINUOUS, window=wrong))
+        metrics = learner.update(toy_batch(CONTINUOUS, needs=dataclasses.replace(config.needs, window=wrong, n_step=1)))
     except ValueError as error:
         assert f"windows of {wrong} steps" in str(error)
     else:
         assert all(torch.isfinite(value) for value in metrics.values())
+
+
+def test_a_batch_without_what_is_needed_is_refused_by_name(config):
+    needs = config.needs
+    due = {"next_action": needs.next_action, "return_to_go": needs.returns_to_go, "discount": needs.n_step > 1}
+    if not any(due.values()):
+        pytest.skip("it needs no more than windows")
+    with pytest.raises(ValueError, match=next(name for name, asked in due.items() if asked)):
+        build(config).update(toy_batch(CONTINUOUS, window=needs.window))
 
 
 def test_goals_are_part_of_the_observation(config):
@@ -258,13 +277,14 @@ def test_goals_are_part_of_the_observation(config):
 
 
 def test_discrete_actions_are_integers_or_refused_by_name(config):
-    spec = toy_spec(discrete=True, action_dim=3)
+    spec = toy_spec(discrete=True, goal=True, action_dim=3)
     try:
         build(config, spec=spec)
     except ValueError as error:
         assert "discrete" in str(error)
-        assert config.name != "bc"
+        assert "discrete" not in config.actions
         return
+    assert "discrete" in config.actions
     learner = trained(config, 2, spec=spec)
     action = learner.policy(seed=0).act(look(spec, 4, first=True))
     assert action.shape == (4,)
@@ -273,7 +293,7 @@ def test_discrete_actions_are_integers_or_refused_by_name(config):
 
 
 def test_action_density_integrates_to_one_in_raw_units(config):
-    spec = toy_spec(action_dim=1)
+    spec = toy_spec(goal=True, action_dim=1)
     learner = trained(config, 3, spec=spec)
     if not isinstance(learner, ActionDensity):
         pytest.skip("it has no density over actions")

@@ -182,17 +182,30 @@ def test_merged_stores_hold_every_episode_once(store, make_store, tmp_path):
     assert (copied, known, again.commit.number) == (0, 9, merged.commit.number)
 
 
+def test_a_merged_store_records_what_all_its_sources_agree_on(schema, tmp_path):
+    spec = {"id": "A-v0", "kwargs": {"size": 1}}
+    parts = [
+        {"environment_spec": spec, "evaluation_spec": spec, "requirements": ("a==1", "b==1")},
+        {"environment_spec": spec, "evaluation_spec": None, "requirements": ("a==2",)},
+    ]
+    stores = [ReplayStore.create(tmp_path / f"{i}.zarr", replace(schema, **part)) for i, part in enumerate(parts)]
+    made = merge(stores, tmp_path / "m.zarr")[0].schema
+    assert (made.environment_spec, made.evaluation_spec) == (spec, None)
+    assert made.requirements == ("a==1", "a==2", "b==1")
+
+
 def test_stores_that_do_not_fit_are_refused_naming_the_difference(store, schema, tmp_path):
+    first = ReplayStore.create(tmp_path / "first.zarr", replace(schema, environment_spec={"id": "A-v0"}))
     for change, message in [
         ({"context_names": ("mass",)}, "context_names is"),
         ({"action": replace(schema.action, high=(2.0, 2.0))}, "high of 'action' is"),
         ({"environment": {"suite": "other"}}, "its suite is 'other', expected 'count'"),
         ({"info": {"cost": ()}}, "info is"),
+        ({"environment_spec": {"id": "B-v0"}}, "its environment is 'B-v0', expected 'A-v0'"),
     ]:
-        name = message.split()[0]
-        other = ReplayStore.create(tmp_path / f"{name}.zarr", replace(schema, **change))
+        other = ReplayStore.create(tmp_path / f"{next(iter(change))}.zarr", replace(schema, **change))
         with pytest.raises(ValueError, match=message):
-            merge([store, other], tmp_path / "m.zarr")
+            merge([first, other], tmp_path / "m.zarr")
     assert not (tmp_path / "m.zarr").exists()
     with pytest.raises(ValueError, match="both a source"):
         merge([store], store.path)

@@ -12,8 +12,9 @@ from helpers import toy_batch, toy_spec
 from scipy import stats
 from torch import Tensor, nn
 
+from algos._common import values
 from algos.bc import BCConfig
-from algos.cql import CQLConfig, conservative_gap, squashed_sample, values
+from algos.cql import CQLConfig, conservative_gap, squashed_sample
 from algos.d3rlpy import D3rlpyBCConfig, D3rlpyConfig, library
 from algos.iql import IQLConfig, advantage_weight, expectile_loss
 from toolkit import registry
@@ -340,5 +341,5 @@ def test_impossible_numbers_are_refused(wrong):
 )
 def test_every_d3rlpy_algorithm_learns_from_our_batches(algo):
     learner = D3rlpyConfig(algo=algo, hidden=(8, 8)).build(SPEC, seed=0, device="cpu")
-    metrics = [learner.update(toy_batch(SPEC, 8, learner.window, seed)) for seed in range(2)]
+    metrics = [learner.update(toy_batch(SPEC, 8, seed=seed, needs=learner.config.needs)) for seed in range(2)]
     assert all(torch.isfinite(value) for update in metrics for value in update.values())

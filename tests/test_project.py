@@ -73,8 +73,6 @@ class ToyConfig(LearnerConfig):
 
 
 class Toy:
-    window = 1
-
     def __init__(self, config: ToyConfig, spec: Spec, seed: int) -> None:
         self.rate, self.discrete = config.rate, spec.discrete
         generator = torch.Generator().manual_seed(seed)

@@ -24,6 +24,7 @@ def test_a_transition_is_what_the_episode_holds(make_store):
         assert torch.equal(batch.obs[:, 1, 1], t + 1)
         assert torch.allclose(batch.reward[:, 0], number + t / 1000)
         assert torch.allclose(batch.action[:, 0, 0], t % 7 / 7)
+        assert batch.episode.dtype == torch.int64
         assert torch.equal(batch.episode.float(), number)
         length = torch.tensor(lengths)[batch.episode]
         ends = (t == length - 1) & (batch.episode % 3 == 0)

@@ -14,6 +14,7 @@ from toolkit.core import Episode, leaves
 from toolkit.store import InfoKey, ReplayStore, Schema, StoreError, layout
 from toolkit.store.files import digest
 from toolkit.store.keys import DEEPEST, INFO_TYPES
+from toolkit.store.maintain import gc
 from toolkit.store.spaces import key_space
 from toolkit.store.validate import validate
 
@@ -23,7 +24,7 @@ ROBOT = spaces.Dict(
         "cameras": spaces.Tuple([spaces.Box(0, 255, (4, 5, 3), np.uint8), spaces.Box(0, 255, (2, 2, 1), np.uint8)]),
         "gear": spaces.Discrete(3, start=-1),
         "dials": spaces.MultiDiscrete([2, 4]),
-        "ticks": spaces.Box(0, 1000, (1,), np.int32),
+        "clock ticks": spaces.Box(0, 1000, (1,), np.int32),
         "desired_goal": spaces.Box(-1, 1, (2,)),
         "achieved_goal": spaces.Box(-1, 1, (2,)),
     }
@@ -50,12 +51,23 @@ def test_nested_spaces_become_keys_joined_by_slashes():
         "gear": ("observation", "int64", (), 3),
         "sensors/arm": ("observation", "float32", (2, 3), 6),
         "sensors/touch": ("observation", "int8", (2,), 2),
-        "ticks": ("observation", "int32", (1,), 1),
+        "clock ticks": ("observation", "int32", (1,), 1),
         "desired_goal": ("goal", "float32", (2,), 2),
     }
     assert [key.name for key in robot().observations][-1] == "desired_goal"
     assert robot().images == {"cameras/0": (4, 5, 3), "cameras/1": (2, 2, 1)}
     assert robot().goal_dim == 2
+
+
+def test_a_role_may_be_given_to_a_whole_group():
+    group = spaces.Dict({"bottom burner": spaces.Box(-1, 1, (2,)), "kettle": spaces.Box(-1, 1, (7,))})
+    space = spaces.Dict({"desired_goal": group, "state": spaces.Box(-1, 1, (3,))})
+    schema = bare(space, roles={"desired_goal": "goal", "desired_goal/kettle": "observation"})
+    assert {key.name: key.role for key in schema.observations} == {
+        "desired_goal/kettle": "observation",
+        "state": "observation",
+        "desired_goal/bottom burner": "goal",
+    }
 
 
 def test_a_schema_is_plain_json_that_gives_it_back():
@@ -65,7 +77,7 @@ def test_a_schema_is_plain_json_that_gives_it_back():
 
 def test_every_key_gives_back_its_space():
     assert {key.name: key_space(key) for key in robot().observations} == {
-        name: ROBOT[name] for name in ("achieved_goal", "dials", "gear", "ticks", "desired_goal")
+        name: ROBOT[name] for name in ("achieved_goal", "dials", "gear", "clock ticks", "desired_goal")
     } | {
         "cameras/0": ROBOT["cameras"][0],
         "cameras/1": ROBOT["cameras"][1],
@@ -146,6 +158,8 @@ def test_a_continuous_action_is_executed_in_its_shape():
         (spaces.Dict({}), None, "no key with the role"),
         (spaces.Dict({"a/b": spaces.Discrete(2)}), None, "without a slash"),
         (spaces.Dict({"..": spaces.Discrete(2)}), None, "not a valid name"),
+        (spaces.Dict({" x": spaces.Discrete(2)}), None, "not a valid name"),
+        (spaces.Dict({"x" * 101: spaces.Discrete(2)}), None, "not a valid name"),
         (spaces.Dict({"zarr.json": spaces.Discrete(2)}), None, "a file of the store"),
         (spaces.Discrete(10**6), None, "shows them as numbers"),
         (None, spaces.MultiBinary(40), "over 10.*12 choices.*an action is one of fewer"),
@@ -203,7 +217,7 @@ def test_resolution_is_kept_for_every_dimension():
     assert widths["action"] == (0.5,) * 4
     assert widths["achieved_goal"] == (1.0, 2.0)
     assert widths["desired_goal"] == (2 / 256,) * 2  # 256 bins across a bounded range
-    assert widths["ticks"] == (1.0,)
+    assert widths["clock ticks"] == (1.0,)
     assert bare(spaces.Box(-np.inf, np.inf, (1,))).observations[0].resolution == (0.01,)
     assert bare(spaces.Box(3, 3, (1,))).observations[0].resolution == (0.01,)
     largest = np.finfo(np.float32).max
@@ -237,7 +251,7 @@ def robot_episode(schema: Schema, steps: int, seed: int = 0) -> Episode:
         "cameras": tuple(rng.integers(0, 256, (steps + 1, *s), np.uint8) for s in ((4, 5, 3), (2, 2, 1))),
         "gear": rng.integers(-1, 2, steps + 1),
         "dials": rng.integers(0, [2, 4], (steps + 1, 2)),
-        "ticks": rng.integers(0, 1001, (steps + 1, 1)).astype(np.int32),
+        "clock ticks": rng.integers(0, 1001, (steps + 1, 1)).astype(np.int32),
         "desired_goal": rng.uniform(-1, 1, (steps + 1, 2)).astype(np.float32),
         "achieved_goal": rng.uniform(-1, 1, (steps + 1, 2)).astype(np.float32),
     }
@@ -269,6 +283,18 @@ def test_nested_episodes_come_back_equal_and_lie_in_nested_groups(tmp_path):
     assert store.spec.images == schema.images
 
 
+def test_what_a_stopped_writer_left_of_a_nested_store_is_swept(tmp_path):
+    schema = robot()
+    store = ReplayStore.create(tmp_path / "r.zarr", schema)
+    writer = store.writer()
+    writer.append(robot_episode(schema, 4))
+    writer.seal()
+    del writer  # never committed
+    swept = gc(store.path, age=0)
+    assert (len(swept.segments), swept.kept) == (1, ())
+    assert list((store.path / "segments").glob("*/*")) == []
+
+
 def test_observations_as_the_environment_gives_them_stack_into_an_episode(tmp_path):
     schema = robot(info=None)
     ROBOT.seed(0)
@@ -290,9 +316,9 @@ def test_observations_as_the_environment_gives_them_stack_into_an_episode(tmp_pa
         ("sensors/arm", np.zeros((5, 6), np.float32), r"\(5, 6\); expected floating point \(5, 2, 3\)"),
         ("cameras/0", np.zeros((5, 4, 5, 3), np.float32), "'cameras/0' is float32"),
         ("cameras/0", np.zeros((5, 4, 5, 3), np.int64), "an image is uint8"),
-        ("ticks", np.full((5, 1), 1 << 40), "which int32 cannot hold"),
-        ("ticks", [[0], [1], [2, 3], [4], [5]], "'ticks' is not an array"),
-        ("ticks", None, "'ticks' is None; expected an array"),
+        ("clock ticks", np.full((5, 1), 1 << 40), "which int32 cannot hold"),
+        ("clock ticks", [[0], [1], [2, 3], [4], [5]], "'clock ticks' is not an array"),
+        ("clock ticks", None, "'clock ticks' is None; expected an array"),
     ],
 )
 def test_an_observation_that_does_not_fit_is_refused_naming_its_key(name, values, words):

@@ -224,7 +224,8 @@ def test_a_damaged_file_of_a_run_is_an_error_that_names_it(store, tmp_path, name
     path = folder / name
     data = path.read_bytes()
     flipped = bytearray(data)
-    digit = next(i for i in range(len(data) // 2, len(data)) if chr(data[i]) in "02468")
+    beyond_path = max(len(data) // 2, data.find(b'"suite"'))  # another store's path is no damage: a store may move
+    digit = next(i for i in range(beyond_path, len(data)) if chr(data[i]) in "02468")
     flipped[digit] ^= 1  # still JSON, but another number
     for damaged in (b"", data[: len(data) // 2], b"[1]", b"{}", b"[" * 100_000, b"\xff\xfe", bytes(flipped)):
         path.write_bytes(damaged)

@@ -66,6 +66,7 @@ def linear_data(*, episodes: int = EPISODES, seed: int = 0, ends: bool = False) 
         delta=Moments.of(next_obs - obs),
         action=Moments.of(action),
         reward=Moments.of(reward[:, None]),
+        returns=Moments.of(reward.reshape(episodes, STEPS).sum(1, keepdims=True)),
         obs_resolution=np.full(3, 1e-3, np.float32),
         action_resolution=np.full(1, 1e-3, np.float32),
     )

@@ -6,6 +6,7 @@ reader of its output went away.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -58,41 +59,98 @@ class Claim:
 
 @dataclass
 class Collect:
-    """Roll out behaviours in many contexts into a store. The same command continues or extends it."""
+    """Roll out behaviours in many contexts into a store. The same command continues or extends it.
+
+    Three dials that are never merged: contexts (how many, from how much of their range), coverage (random steps and
+    noise) and quality (who acts). A preset sets the first two, a size the number of episodes.
+    """
 
     suite: Positional[str]
-    """pendulum, pointmaze, ..."""
+    """pendulum, pointmaze, metaworld-mt10, ...; `packmule suites` lists them."""
     out: Location
-    """The store to make, or to continue."""
-    episodes: int = 100
-    contexts: int = 16
-    """Distinct contexts (starts, goals, dynamics) among the episodes."""
-    coverage: float = 0.3
-    """Share of time steps under the random policy, in blocks: 0 is the expert, 1 is random."""
-    noise: float = 0.0
-    """Standard deviation of action noise, as a share of half the action range."""
+    """The store to make, or to continue: a folder, or a URL like s3://bucket/prefix."""
+    preset: Literal["narrow", "wide-context", "wide-coverage", "both"] | None = None
+    """Few or many contexts, no or half the steps random."""
+    size: Literal["small", "medium", "large"] | None = None
+    """100, 1,000 or 10,000 episodes; with one seed a smaller size is the beginning of a larger one."""
+    episodes: int | None = None
+    """100 unless the size says otherwise."""
+    contexts: int | None = None
+    """Distinct contexts (starts, goals, dynamics) that the episodes take turns in; 16 unless the preset says."""
+    context_range: float | None = None
+    """Share of the suite's training contexts to draw from, those nearest the middle of their ranges; all by default."""
+    coverage: float | None = None
+    """Share of time steps under the random policy, in blocks: 0 is the expert, 1 is random; by default 0.3."""
+    noise: float | None = None
+    """Standard deviation of action noise, as a share of half the action range; none by default."""
+    exploration: Literal["white", "ou", "pink"] | None = None
+    """How that noise hangs together in time: not at all (white, the default), for 10 steps, or at every scale."""
+    quality: float | None = None
+    """Share of episodes that the expert plays; all by default."""
+    weaker: str | None = None
+    """The behaviour that plays the others: random, or another of the suite's."""
     seed: int = 0
     workers: int = 1
     """Processes; the data do not depend on their number."""
+    video: int = 0
+    """Sample episodes to show as mp4 files, beside the store in NAME-videos."""
 
     def run(self) -> int:
         from toolkit.collect import collect
+        from toolkit.dials import choose
         from toolkit.progress import ProgressLine
 
-        line = ProgressLine(f"collect {self.suite}", self.episodes)
+        apart = ("suite", "out", "seed", "workers", "video")
+        episodes, dials = choose(**{name: value for name, value in vars(self).items() if name not in apart})
+        films = None
+        if self.video:
+            from toolkit.video import Films
+
+            films = Films(self.suite, self.video)  # says what is missing before anything is written
+        line = ProgressLine(f"collect {self.suite}", episodes)
         store = collect(
             self.suite,
             out=self.out,
-            episodes=self.episodes,
-            contexts=self.contexts,
-            coverage=self.coverage,
-            noise=self.noise,
+            episodes=episodes,
             seed=self.seed,
             workers=self.workers,
             progress=lambda done: line.update(done),
+            **dials.to_json(),
         )
         line.close()
         print(f"{self.out}: {len(store)} episodes, {store.transitions} transitions, commit {store.commit.number}")
+        if films is not None:
+            print("\n".join(map(str, films.of_store(store))))
+        return 0
+
+
+@dataclass
+class Expert:
+    """Train the expert of a suite that has no script, by PPO. The same command continues one that was stopped."""
+
+    suite: Positional[str]
+    """hopper, halfcheetah, walker2d, ..."""
+    out: Path
+    """The folder of the training; its <suite>.safetensors is what ships in toolkit/envs/weights."""
+    seed: int = 0
+    steps: int | None = None
+    """Environment steps, rounded up to whole rounds; those of the suite's recipe by default."""
+
+    def run(self) -> int:
+        from toolkit.experts import train_expert
+        from toolkit.progress import ProgressLine
+
+        line: ProgressLine | None = None
+
+        def show(done: int, total: int, note: str) -> None:
+            nonlocal line
+            line = line or ProgressLine(f"expert {self.suite}", total)
+            line.update(done, note)
+
+        path = train_expert(self.suite, out=self.out, seed=self.seed, steps=self.steps, progress=show)
+        if line is not None:
+            line.close()
+        print(path)
         return 0
 
 
@@ -110,10 +168,16 @@ class Eval:
     """Seed of contexts and environments; the run's own by default, which repeats its evaluation."""
     json: bool = False
     """Print one JSON record an episode."""
+    video: int = 0
+    """Episodes of each split to play again and show as mp4 files, in the run's videos."""
 
     def run(self) -> int:
-        from toolkit.evaluate import evaluate
+        from toolkit.evaluate import evaluate, film
         from toolkit.records import to_line
+        from toolkit.video import need_video
+
+        if self.video:
+            need_video()
 
         held_out = ("interpolated", "extrapolated")
         asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
@@ -123,6 +187,33 @@ class Eval:
             print("\n".join(map(to_line, records)))
         else:
             _print_scores(records)
+        if self.video:
+            paths = [path for folder in self.runs for path in film(folder, self.video, **settings)]  # type: ignore[arg-type]
+            print("\n".join(map(str, paths)), file=sys.stderr if self.json else sys.stdout)
+        return 0
+
+
+@dataclass
+class Fqe:
+    """Judge trained runs from their data alone: fitted Q evaluation beside the data's own discounted return."""
+
+    runs: Positional[list[Path]]
+    """Folders of finished runs."""
+    steps: int = 10_000
+    """Updates of the evaluation's critics."""
+    discount: float = 0.99
+    seed: int = 0
+
+    def run(self) -> int:
+        from toolkit.fqe import evaluate_run
+        from toolkit.text import aligned
+
+        rows = [["run", "value", "behaviour", "TD error", "disagreement"]]
+        for folder in self.runs:
+            found = evaluate_run(folder, steps=self.steps, seed=self.seed, discount=self.discount)
+            numbers = (found.policy, found.behaviour, found.td_error, found.disagreement)
+            rows.append([folder.name, *(f"{number:.3f}" for number in numbers)])
+        print(aligned(rows))
         return 0
 
 
@@ -173,16 +264,109 @@ class Report:
 
 
 @dataclass
+class Export:
+    """Write a run's policy as one file that needs nothing of ours: raw observations in, actions out."""
+
+    run_folder: Positional[Path]
+    """Folder of a trained run."""
+    out: Path
+    """The file to write; .pt is TorchScript, .onnx is ONNX."""
+
+    def run(self) -> int:
+        from toolkit.export import export
+
+        print(export(self.run_folder, self.out))
+        return 0
+
+
+@dataclass
 class Learners:
-    """List the learners there are, with family and source."""
+    """List the learners there are: family, paper, what each asks of the data, and the actions it takes."""
+
+    names: Positional[list[str]] = field(default_factory=list)
+    """Show these only, with what they are and the defaults of all their options."""
+    store: Path | None = None
+    """With names: count trained parameters and the multiplications of an update of 256 on this store."""
+    json: bool = False
+    """Print one JSON object a learner, with its defaults."""
 
     def run(self) -> int:
         from toolkit import registry
         from toolkit.text import aligned
 
-        rows = [["learner", "family", "what it is"]]
-        for name, config in registry.learners().items():
-            rows.append([name, config.family, (type(config).__doc__ or "").strip().splitlines()[0]])
+        if self.store is not None and not self.names:
+            raise ValueError(
+                "--store counts the size of named learners; name one, as in packmule learners iql --store S"
+            )
+        chosen = {name: registry.learner(name) for name in self.names} or registry.learners()
+        facts = {name: _learner(name, config) for name, config in chosen.items()}
+        if self.store is not None:
+            from toolkit.size import size
+            from toolkit.store import ReplayStore
+
+            data = ReplayStore.open(self.store)
+            for name, config in chosen.items():
+                facts[name] |= asdict(size(config, data))
+        if self.json:
+            print("\n".join(map(json.dumps, facts.values())))
+            return 0
+        sizes = ["parameters", "MFLOP/update"] if self.store is not None else []
+        rows = [["learner", "family", "paper", "needs", "actions", *sizes]]
+        for name, config in chosen.items():
+            said = facts[name]
+            row = [name, config.family, config.paper, ", ".join(said["asks"]), ", ".join(config.actions)]
+            rows.append(row + ([str(said["parameters"]), f"{said['flops'] / 1e6:.1f}"] if sizes else []))
+        print(aligned(rows))
+        for name in self.names:
+            print(f"\n{name}: {facts[name]['what']}\n")
+            print(aligned([[f"  {option}", repr(value)] for option, value in asdict(chosen[name]).items()]))
+        return 0
+
+
+def _learner(name: str, config: Any) -> dict[str, Any]:
+    """What `packmule learners` says of one: plain JSON."""
+    needs = config.needs
+    said = {
+        f"windows of {needs.window}": needs.window > 1,
+        "reward": needs.reward,
+        "goal": needs.goal,
+        "next action": needs.next_action,
+        f"{needs.n_step}-step returns": needs.n_step > 1,
+        "returns to go": needs.returns_to_go,
+        "hindsight goals": needs.hindsight > 0,
+        f"best {needs.top_fraction:.0%} of episodes": needs.top_fraction < 1,
+    }
+    return {
+        "learner": name,
+        "family": config.family,
+        "paper": config.paper,
+        "what": (type(config).__doc__ or "").strip().splitlines()[0],
+        "asks": [words for words, asked in said.items() if asked],
+        "needs": asdict(needs),
+        "actions": list(config.actions),
+        "defaults": asdict(config),
+    }
+
+
+@dataclass
+class Suites:
+    """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
+
+    family: Positional[str | None] = None
+    """Only the suites of this family (metaworld, ogbench), or the one of this name."""
+
+    def run(self) -> int:
+        from toolkit import registry
+        from toolkit.text import aligned
+
+        chosen = list(registry.suites().values())
+        if self.family is not None:
+            chosen = registry.families().get(self.family) or [registry.suite(self.family)]
+        rows = [["suite", "steps", "context", "needs", "what it is"]]
+        for suite in chosen:
+            what = (type(suite).__doc__ or "").strip().splitlines()[0]
+            needs = f"[{suite.extra}]" if suite.extra else ", ".join(suite.requires)
+            rows.append([suite.name, str(suite.max_steps), str(len(suite.context_names)), needs, what])
         print(aligned(rows))
         return 0
 
@@ -192,11 +376,13 @@ class _TrainSettings:
     """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
 
     store: Location
-    """The replay store: a folder, or a URL like s3://bucket/prefix."""
+    """The replay store, a folder or a URL like s3://bucket/prefix, or the file of a mixture (`data mix`)."""
     view: str | None = None
     """A saved view of the store; the whole store by default."""
     commit: int | None = None
     """A past commit; the newest by default."""
+    relabel: str | None = None
+    """A relabel of the store, made by `data relabel`; rewards and goals as recorded by default. Needs --episodes 0."""
     steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 256
@@ -206,6 +392,8 @@ class _TrainSettings:
     splits: tuple[Literal["seen", "interpolated", "extrapolated"], ...] = ("seen", "interpolated")
     device: DeviceName = "auto"
     threads: int = 1
+    tier: Literal["auto", "memory", "mapped", "streaming"] = "auto"
+    """Where batches come from; by size against available memory unless told."""
     out: Path = Path("runs")
     """The run's folder is made inside this one."""
 
@@ -273,12 +461,16 @@ def parse(argv: Sequence[str]) -> Command:
     commands = {
         "claim": Claim,
         "collect": Collect,
+        "expert": Expert,
         "data": Data,
         "train": train,
         "eval": Eval,
+        "fqe": Fqe,
         "plot": Plot,
         "report": Report,
+        "export": Export,
         "learners": Learners,
+        "suites": Suites,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from toolkit.cli_coverage import Coverage
+from toolkit.cli_relabel import Relabel
+
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
 
@@ -137,11 +140,12 @@ class Gc:
             print(json.dumps(asdict(done), indent=1))
             return 0
         verb = "would remove" if self.dry_run else "removed"
-        for name in (*done.segments, *done.partial):
+        for name in (*done.segments, *done.relabels, *done.partial):
             print(f"{verb} {name}")
         for name in done.kept:
             print(f"kept {name}")
-        print(f"{verb} {len(done.segments)} segments, {len(done.partial)} files, {done.bytes / 1e6:.1f} MB")
+        counts = f"{len(done.segments)} segments, {len(done.relabels)} relabels, {len(done.partial)} files"
+        print(f"{verb} {counts}, {done.bytes / 1e6:.1f} MB")
         return 0
 
 
@@ -222,6 +226,39 @@ class View:
         return 0
 
 
+@dataclass
+class Mix:
+    """Save a weighted mixture of stores and views as a file that `packmule train --store FILE` reads."""
+
+    parts: Positional[list[str]]
+    """Each STORE or STORE@VIEW, perhaps with its weight: data/a.zarr@expert=0.7 data/b.zarr=0.3; 1 by default."""
+    out: Path
+    """The file to make, like data/mix.json; the parts are pinned to their present commits."""
+    json: bool = False
+    """Print JSON for programs."""
+
+    def run(self) -> int:
+        from toolkit.store import mix
+
+        parts = []
+        for text in self.parts:
+            where, _, weight = text.partition("=")
+            store, _, view = where.partition("@")
+            try:
+                share = float(weight or 1)
+            except ValueError:
+                raise ValueError(f"weight {weight!r} of {where} is no number; write STORE@VIEW=0.7") from None
+            parts.append((_open(Path(store), None, view or None), share))
+        mixed = mix(parts)
+        mixed.save(self.out)
+        shares = [float(share) for share in mixed.weights]
+        found: dict[str, Any] = {"mixture": str(self.out), "weights": shares, "episodes": len(mixed)}
+        shown = ", ".join(f"{share:.3f}" for share in shares)
+        text = f"{self.out}: {len(mixed)} episodes, {mixed.transitions} transitions, weights {shown}"
+        print(json.dumps(found) if self.json else text)
+        return 0
+
+
 def _context_range(text: str, names: tuple[str, ...]) -> tuple[int, float, float]:
     name, _, span = text.partition("=")
     low, colon, high = span.partition(":")
@@ -251,7 +288,10 @@ class Data:
         | Annotated[Merge, _named("merge")]
         | Annotated[Gc, _named("gc")]
         | Annotated[Cat, _named("cat")]
-        | Annotated[View, _named("view")],
+        | Annotated[View, _named("view")]
+        | Annotated[Mix, _named("mix")]
+        | Annotated[Coverage, _named("coverage")]
+        | Annotated[Relabel, _named("relabel")],
         tyro.conf.arg(name=""),
     ]
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from toolkit import checkpoint, registry
+from toolkit import checkpoint, feed, registry
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
 from toolkit.records import RunConfig, read_config, read_object
-from toolkit.store import ReplayStore, Schema
+from toolkit.store import Mixture, ReplayStore, Schema, open_mixture
 from toolkit.store.files import digest
+from toolkit.store.packed import Tier
 
 
 def resolve_device(device: str) -> str:
@@ -47,6 +48,8 @@ def configure(
     store: str | Path,
     view: str | None = None,
     commit: int | None = None,
+    relabel: str | None = None,
+    tier: Tier = "auto",
     steps: int,
     batch_size: int = 256,
     seed: int = 0,
@@ -63,15 +66,20 @@ def configure(
     """
     name = learner if isinstance(learner, str) else learner.name
     config = learner_config(name, options or {}) if isinstance(learner, str) else learner
-    opened = open_data(store, commit, view)
+    opened = open_data(store, commit, view, relabel)
     suite = opened.schema.environment.get("suite", "")
     if episodes:
         registry.suite(suite)
+        if relabel is not None:
+            raise ValueError(
+                f"episodes is {episodes} and relabel is {relabel!r}, but evaluation scores the environment's own task, "
+                "not that of the relabel: train with episodes 0"
+            )
     run = RunConfig(
         learner=name,
         options=json.loads(json.dumps(asdict(config), allow_nan=False)),
         store=str(store),
-        commit=opened.commit.number,
+        commit=opened.commit.number if isinstance(opened, ReplayStore) else None,
         view=view,
         fingerprint=opened.fingerprint,
         suite=suite,
@@ -83,14 +91,29 @@ def configure(
         device=resolve_device(device),
         threads=threads,
         tags=dict(tags or {}),
+        relabel=relabel,
+        tier="streaming" if opened.tier(tier) == "streaming" else tier,  # another stream, so another run
     )
-    config.build(opened.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    data = feed.training_data(opened, config.needs)
+    config.build(data.spec, seed=0, device=run.device)  # refuses here what it could not train on
     return run
 
 
-def open_data(path: str | Path, commit: int | None, view: str | None) -> ReplayStore:
-    """A store at a commit (None: the newest), or a saved view of it. Raises as `ReplayStore.open` and `view` do."""
+def open_data(
+    path: str | Path, commit: int | None, view: str | None, relabel: str | None = None
+) -> ReplayStore | Mixture:
+    """A store at a commit (None: the newest), labelled anew if asked, or a saved view of it; or a saved mixture.
+
+    Raises as `ReplayStore.open`, `relabelled`, `view` and `open_mixture` do, and ValueError if a commit, view or
+    relabel of a mixture is asked for: its file says which episodes it holds.
+    """
+    if str(path).endswith(".json"):
+        if (commit, view, relabel) != (None, None, None):
+            raise ValueError(f"{path} is a mixture, whose file says which commits and episodes; give neither for it")
+        return open_mixture(path)
     store = ReplayStore.open(path, commit=commit)
+    if relabel is not None:
+        store = store.relabelled(relabel)
     return store if view is None else store.view(view)
 
 
@@ -100,7 +123,7 @@ def build(config: RunConfig, spec: Spec) -> Learner:
     return learner.build(spec, seed=child_seed(config.seed, "parameters", config.learner), device=config.device)
 
 
-def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
+def load_learner(folder: str | Path, *, device: str = "auto") -> tuple[RunConfig, Learner, Schema]:
     """A run's configuration, its learner as last saved, and the schema of its data; the store is not needed.
 
     Raises ValueError if the folder is not a run, or holds no checkpoint yet.
@@ -113,7 +136,11 @@ def load_learner(folder: str | Path) -> tuple[RunConfig, Learner, Schema]:
     state = checkpoint.read(folder / "checkpoint")
     if state is None:
         raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
-    learner = build(replace(config, device=resolve_device("auto")), Spec.from_json(saved["spec"]))
+    try:
+        spec = Spec.from_json(saved["spec"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder} was written by another version of packmule ({error}); train it again") from None
+    learner = build(replace(config, device=resolve_device(device)), spec)
     restore(learner, state, folder)
     return config, learner, Schema.from_json(saved["schema"])
 

@@ -131,6 +131,7 @@ class Spec:
     delta: Moments  # (O,) next observation minus observation
     action: Moments  # (A,)
     reward: Moments  # (1,)
+    returns: Moments  # (1,) an episode's undiscounted sum of rewards
     obs_resolution: Array  # (O,) bin widths for code lengths, raw units
     action_resolution: Array  # (A,)
     images: dict[str, tuple[int, ...]] = field(default_factory=dict)  # key -> (H, W, C) of Batch.images
@@ -209,8 +210,6 @@ class Policy(Protocol):
 class Learner(Protocol):
     """Parameters, optimisers and how they move. The loop is not its business."""
 
-    window: int  # transitions it needs: 1, or a sequence length
-
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step; metrics are 0-d tensors left on the device, unsynchronised."""
 
@@ -237,15 +236,49 @@ class ActionDensity(Protocol):
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a learner asks of the data besides observations and actions; `toolkit.feed` sees that batches hold it."""
+
+    window: int = 1
+    """Steps in a window: 1 for transitions, or a sequence length."""
+    reward: bool = False
+    """Whether it learns from rewards."""
+    goal: bool = False
+    """Whether observations must hold a goal."""
+    next_action: bool = False
+    """Whether it needs the action that followed: Batch.next_action and next_valid."""
+    n_step: int = 1
+    """Rewards summed into one; with more than 1, Batch.discount weighs the observation that many steps on."""
+    discount: float | None = None
+    """Of the n-step sums and the returns to go."""
+    returns_to_go: bool = False
+    """Whether it needs Batch.return_to_go."""
+    hindsight: float = 0.0
+    """Share of windows shown with a goal that their own episode reached later (Batch.goal, rewards zero)."""
+    achieved: tuple[int, ...] = ()
+    """With hindsight: goal number i is observation number achieved[i]."""
+    top_fraction: float = 1.0
+    """Train on this share of the episodes only, those of the highest return."""
+
+
+@dataclass(frozen=True)
 class LearnerConfig:
     """Base of every learner's configuration: a frozen dataclass of numbers, strings and tuples.
 
-    `name` is the learner's name everywhere (command line, records, figures); `family` its kind.
+    `name` is the learner's name everywhere (command line, records, figures); `family` its kind; `paper` its
+    source, and `actions` the kinds of action it takes.
     """
 
     name: ClassVar[str]
     family: ClassVar[Family]
     takes_images: ClassVar[bool] = False  # whether it reads Batch.images; if not, it refuses data of images alone
+    paper: ClassVar[str] = ""  # arXiv id
+    actions: ClassVar[tuple[Literal["continuous", "discrete"], ...]] = ("continuous",)
+
+    @property
+    def needs(self) -> Needs:
+        """What this configuration asks of the data; transitions, unless a learner says otherwise."""
+        return Needs()
 
     def build(self, spec: Spec, *, seed: int, device: str) -> Learner:
         """A new learner for data like `spec`. Raises ValueError if the data cannot serve it."""

@@ -15,9 +15,11 @@ from toolkit import registry
 from toolkit.configure import load_learner, open_data
 from toolkit.core import Array, Learner, Policy, Step, child_seed
 from toolkit.envs import Suite
+from toolkit.envs._vector import Singles, VectorEnvironment
 from toolkit.records import Record, RunConfig, read_config, verify_done
-from toolkit.store import ReplayStore
+from toolkit.store import Mixture, ReplayStore
 from toolkit.store.schema import Schema
+from toolkit.video import filming, need_video
 
 ROWS = 64  # environments stepped together
 
@@ -32,63 +34,83 @@ class Outcome:
 
 
 def rollouts(
-    policy: Policy, suite: Suite, schema: Schema, contexts: Array, env_seeds: Sequence[int], *, rows: int = ROWS
+    policy: Policy,
+    suite: Suite,
+    schema: Schema,
+    contexts: Array,
+    env_seeds: Sequence[int],
+    *,
+    rows: int = ROWS,
+    envs: VectorEnvironment | None = None,
 ) -> tuple[list[Outcome], float]:
     """Act one episode in each context (n, C) with the seed beside it; also the seconds spent inside `policy.act`.
 
-    Episodes run `rows` at a time; a row that ends takes the next episode, with `Step.first` set, so nothing
-    resets behind the policy's back. Rows left over at the end repeat their last observation and are ignored.
+    Episodes run `rows` at a time, in the suite's own batch or in the given `envs`; a row that ends takes the next
+    episode, with `Step.first` set, so nothing resets behind the policy's back. Rows left over at the end repeat
+    their last observation and are ignored.
     """
-    total, n = len(contexts), min(rows, len(contexts))
-    envs = [suite.make() for _ in range(n)]
+    total = len(contexts)
+    made = suite.batch(min(rows, total)) if envs is None else envs
+    n = made.rows
     outcomes: list[Outcome | None] = [None] * total
     obs = np.zeros((n, schema.obs_dim), np.float32)
     seen = {name: np.zeros((n, *shape), np.uint8) for name, shape in schema.images.items()}
     reward, first = np.zeros(n, np.float32), np.ones(n, bool)
-    returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.arange(n)
-    running, upcoming, acting = np.ones(n, bool), n, 0.0
+    returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
+    running, upcoming, acting = np.zeros(n, bool), 0, 0.0
 
-    def show(row: int, raw: Any) -> None:
-        obs[row] = schema.flatten(raw)
-        for name, picture in schema.pictures(raw).items():
-            seen[name][row] = picture
+    def show(rows: Array, raw: Any) -> None:
+        obs[rows] = schema.flatten(raw)
+        for name, pictures in schema.pictures(raw).items():
+            seen[name][rows] = pictures
 
-    def start(row: int) -> None:
-        i = int(episode[row])
-        raw, _ = envs[row].reset(seed=int(env_seeds[i]), options={"context": contexts[i]})
-        show(row, raw)
-        reward[row], first[row] = 0.0, True
-        returns[row], lengths[row] = 0.0, 0
+    def start(rows: Array) -> None:
+        """Give each row the next episode; those for which there is none left stop running."""
+        nonlocal upcoming
+        running[rows] = False
+        rows = rows[: total - upcoming]
+        if len(rows) == 0:
+            return
+        chosen = np.arange(upcoming, upcoming + len(rows))
+        upcoming += len(rows)
+        episode[rows], running[rows] = chosen, True
+        show(rows, made.reset(rows, contexts[chosen], [int(env_seeds[i]) for i in chosen.tolist()]))
+        reward[rows], first[rows] = 0.0, True
+        returns[rows], lengths[rows] = 0.0, 0
 
     try:
-        for index in range(n):
-            start(index)
+        start(np.arange(n))
         while running.any():
             began = time.perf_counter()
             images = {name: values.copy() for name, values in seen.items()} or None
             actions = policy.act(Step(obs.copy(), reward.copy(), first.copy(), images))
             acting += time.perf_counter() - began
             first[:] = False
-            for row in np.flatnonzero(running).tolist():
-                raw, r, terminated, truncated, info = envs[row].step(schema.action.executable(actions[row]))
-                show(row, raw)
-                reward[row] = r
-                returns[row] += float(r)
-                lengths[row] += 1
-                if terminated or truncated:
-                    done = Outcome(float(returns[row]), int(lengths[row]), bool(info.get("success", False)))
-                    outcomes[int(episode[row])] = done
-                    running[row] = upcoming < total
-                    if running[row]:
-                        episode[row], upcoming = upcoming, upcoming + 1
-                        start(row)
+            playing = np.flatnonzero(running)
+            moves = made.step(playing, _executable(schema, actions[playing]))
+            show(playing, moves.obs)
+            reward[playing] = moves.reward
+            returns[playing] += moves.reward
+            lengths[playing] += 1
+            for i in np.flatnonzero(moves.over).tolist():
+                row = playing[i]
+                done = Outcome(float(returns[row]), int(lengths[row]), bool(moves.success[i]))
+                outcomes[int(episode[row])] = done
+            start(playing[moves.over])
     finally:
-        for env in envs:
-            env.close()
+        if envs is None:
+            made.close()
     return [outcome for outcome in outcomes if outcome is not None], acting
 
 
-def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) -> list[Record]:
+def _executable(schema: Schema, actions: Array) -> Array:
+    """Actions (k, A), or the numbers of k choices, as environments take them. Raises ValueError for others."""
+    if schema.action.one_hot or not np.isfinite(actions).all():
+        return np.stack([np.asarray(schema.action.executable(action)) for action in actions])  # raises for the first
+    return np.asarray(actions, np.float32).reshape(len(actions), *schema.action.shape)
+
+
+def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | Mixture) -> list[Record]:
     """Act on every split of the configuration, all episodes together, and return their records."""
     if not config.episodes or not config.splits:
         return []
@@ -96,7 +118,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) ->
     contexts, seeds, where = [], [], []
     for split in config.splits:
         contexts.append(_contexts(config, store, split))
-        seeds += [child_seed(config.seed, "evaluate", split, i) % 2**31 for i in range(n)]
+        seeds += [_env_seed(config, split, i) for i in range(n)]
         where += [(split, i) for i in range(n)]
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
@@ -130,7 +152,11 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore) ->
     return records
 
 
-def _contexts(config: RunConfig, store: ReplayStore, split: str) -> np.ndarray:
+def _env_seed(config: RunConfig, split: str, episode: int) -> int:
+    return child_seed(config.seed, "evaluate", split, episode) % 2**31
+
+
+def _contexts(config: RunConfig, store: ReplayStore | Mixture, split: str) -> np.ndarray:
     """(episodes, C): contexts of the training data for "seen", else of the suite's held-out stream."""
     if split == "seen":
         known = np.unique(store.episodes["context"], axis=0)
@@ -150,10 +176,57 @@ def evaluate(
 
     Raises ValueError if the folder is not a run, has not been trained to its last step, or nothing is asked for.
     """
+    saved, asked, learner, store = _again(folder, episodes, splits, seed)
+    records = evaluate_learner(asked, learner, store)
+    return [replace(record, run=saved.identity, seed=saved.seed) for record in records]
+
+
+def film(
+    folder: str | Path,
+    count: int,
+    *,
+    episodes: int | None = None,
+    splits: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> list[Path]:
+    """Film the first `count` episodes of each split that `evaluate` would play with these arguments; their paths.
+
+    Each is played again alone, with a fresh policy: one that draws random numbers, as a planner does, may act
+    otherwise than among the others. The files are RUN/videos/SPLIT-NUMBER.mp4. Raises ValueError as `evaluate` does,
+    and ImportError if films cannot be made here.
+    """
+    if count < 1:
+        raise ValueError(f"video must be at least 1 episode to film, or 0 for none; got {count}")
+    need_video()
+    _, asked, learner, store = _again(folder, episodes, splits, seed)
+    suite, paths = registry.suite(asked.suite), []
+    env = suite.make(render=True)
+    for split in asked.splits:
+        for i, context in enumerate(_contexts(asked, store, split)[:count]):
+            path = Path(folder) / "videos" / f"{split}-{i:03d}.mp4"
+            policy = learner.policy(seed=child_seed(asked.seed, "policy", asked.learner))
+            with filming(env, path, f"{asked.suite} {split} {i}   {asked.learner}") as camera:
+                rollouts(
+                    policy, suite, store.schema, context[None], [_env_seed(asked, split, i)], envs=Singles([camera])
+                )
+            paths.append(path)
+    env.close()
+    return paths
+
+
+def _again(
+    folder: str | Path, episodes: int | None, splits: Sequence[str] | None, seed: int | None
+) -> tuple[RunConfig, RunConfig, Learner, ReplayStore | Mixture]:
+    """A finished run's configuration, the same with what is asked for instead, its learner and its data."""
     saved = read_config(folder)
     if not (Path(folder) / "DONE").exists():
         raise ValueError(f"{folder} is not finished; give the command that began it again, and it continues")
     verify_done(Path(folder), saved)
+    if saved.relabel is not None:
+        raise ValueError(
+            f"{folder} learned the task of relabel {saved.relabel!r}; evaluation scores the environment's own task, "
+            "which says nothing about it"
+        )
     config, learner, _ = load_learner(folder)
     store = open_data(config.store, config.commit, config.view)
     asked = replace(
@@ -166,5 +239,4 @@ def evaluate(
     if not asked.episodes or not asked.splits:
         raise ValueError(f"{folder}: nothing to evaluate; name at least 1 episode and one split")
     torch.set_num_threads(config.threads)
-    records = evaluate_learner(asked, learner, store)
-    return [replace(record, run=config.identity, seed=config.seed) for record in records]
+    return config, asked, learner, store

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+TIERS = ("auto", "memory", "mapped", "streaming")
 EVALUATION_SPLITS = ("seen", "interpolated", "extrapolated")
 
 
@@ -83,6 +84,7 @@ T = TypeVar("T")
 _KINDS: dict[str, Any] = {
     "str": str,
     "str | None": (str, NoneType),
+    "int | None": (int, NoneType),
     "int": int,
     "float": (int, float),
     "bool": bool,
@@ -118,7 +120,7 @@ class RunConfig:
     learner: str  # a name of the registry
     options: dict[str, Any]  # every field of the learner's configuration
     store: str  # path; not part of the identity, the data's fingerprint is
-    commit: int
+    commit: int | None  # None for a mixture, whose file pins its parts
     view: str | None  # a saved view, or None for the whole commit
     fingerprint: str  # of the commit and the episodes chosen
     suite: str
@@ -130,6 +132,8 @@ class RunConfig:
     device: str = "cpu"
     threads: int = 1
     tags: dict[str, Any] = field(default_factory=dict)
+    relabel: str | None = None  # what labelled the data anew, or None as recorded
+    tier: str = "auto"  # where batches come from; "streaming" is another stream than the others, which are one
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("episodes", 0), ("threads", 1)):
@@ -138,6 +142,8 @@ class RunConfig:
         for name, most in (("batch_size", 1 << 24), ("episodes", 1 << 24), ("threads", 1 << 10)):
             if getattr(self, name) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        if self.tier not in TIERS:
+            raise ValueError(f"tier {self.tier!r} is unknown; expected one of {', '.join(TIERS)}")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError(f"each split once, got {', '.join(self.splits)}")
         if wrong := [split for split in self.splits if split not in EVALUATION_SPLITS]:
@@ -146,7 +152,9 @@ class RunConfig:
     @property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
-        body = {k: v for k, v in self.to_json().items() if k != "store"}
+        body = {k: v for k, v in self.to_json().items() if k != "store" and (k, v) != ("relabel", None)}
+        if self.tier != "streaming":
+            del body["tier"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return sha256(text.encode()).hexdigest()[:12]
 

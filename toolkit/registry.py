@@ -61,19 +61,52 @@ def learner(name: str) -> LearnerConfig:
 
 @cache
 def suites() -> dict[str, Suite]:
-    """Name -> suite, one for each module in `toolkit.envs`. Imports no simulator."""
-    return {module.SUITE.name: module.SUITE for module in _modules("toolkit.envs") if hasattr(module, "SUITE")}
+    """Name -> suite, in order of module and there in the module's own. Imports no simulator.
+
+    A module in `toolkit.envs` defines SUITE, or SUITES where it provides a family of them.
+    Raises ValueError if two have one name.
+    """
+    found: dict[str, Suite] = {}
+    for module in _modules("toolkit.envs"):
+        one = [module.SUITE] if hasattr(module, "SUITE") else []
+        for suite in [*one, *getattr(module, "SUITES", ())]:
+            if suite.name in found:
+                raise ValueError(f"two suites are called {suite.name!r}; rename the one in {module.__name__}")
+            found[suite.name] = suite
+    return found
+
+
+def families() -> dict[str, list[Suite]]:
+    """Family -> its suites. A suite that stands for itself is a family of one, under its own name."""
+    grouped: dict[str, list[Suite]] = {}
+    for suite in suites().values():
+        grouped.setdefault(suite.family or suite.name, []).append(suite)
+    return grouped
 
 
 def suite(name: str) -> Suite:
-    """One suite by name. Raises ValueError naming the nearest names."""
-    return pick("suite", name, suites())
+    """One suite by name. Raises ValueError naming the nearest names, and large families by their number only."""
+    if name in suites():
+        return suites()[name]
+    listed = [
+        family if len(members) == 1 else f"{family}-... ({len(members)} of them)"
+        for family, members in families().items()
+    ]
+    hint = suggestion(name, suites())
+    raise ValueError(f"unknown suite {name!r}{hint}; known: {', '.join(listed)}; packmule suites lists them all")
 
 
 @cache
 def figures() -> dict[str, Figure]:
-    """Name -> figure, one for each module in `toolkit.plots`. Imports matplotlib."""
+    """Name -> figure of runs, one for each module in `toolkit.plots`. Imports matplotlib."""
     return {module.FIGURE.name: module.FIGURE for module in _modules("toolkit.plots") if hasattr(module, "FIGURE")}
+
+
+@cache
+def data_figures() -> dict[str, Figure]:
+    """Name -> figure of data, one for each module in `toolkit.plots` that draws descriptors instead of runs."""
+    found = [module.DATA_FIGURE for module in _modules("toolkit.plots") if hasattr(module, "DATA_FIGURE")]
+    return {figure.name: figure for figure in found}
 
 
 def pick(kind: str, name: str, known: dict[str, T]) -> T:

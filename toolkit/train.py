@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from toolkit import checkpoint
-from toolkit.configure import build, configure, open_data, restore
+from toolkit import checkpoint, feed
+from toolkit.configure import build, configure, learner_config, open_data, restore
 from toolkit.core import Learner, LearnerConfig, child_seed
 from toolkit.engines.local import interrupt_flag, only_one
 from toolkit.evaluate import evaluate_learner
@@ -26,7 +26,7 @@ from toolkit.records import (
     replace_text,
     write_records,
 )
-from toolkit.store import ReplayStore
+from toolkit.store import Mixture, ReplayStore
 from toolkit.store.files import digest
 
 LOG_EVERY = 200  # gradient steps between lines of metrics.jsonl
@@ -53,31 +53,31 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         if read_config(folder).store != config.store:  # the same data, moved
             replace_json(folder / "config.json", config.to_json())
         return folder
-    store = open_data(config.store, config.commit, config.view)
+    store = open_data(config.store, config.commit, config.view, config.relabel)
     if store.fingerprint != config.fingerprint:
         raise ValueError(f"{config.store}: its data is not what this run was configured for (fingerprint differs)")
     folder.mkdir(parents=True, exist_ok=True)
     with only_one(folder):
         torch.set_num_threads(config.threads)
         replace_json(folder / "config.json", config.to_json())
-        saved = {"spec": store.spec.to_json(), "schema": store.schema.to_json()}
+        data = feed.training_data(store, learner_config(config.learner, config.options).needs)
+        saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
-        learner = build(config, store.spec)
-        _train(config, folder, store, learner, progress)
+        learner = build(config, data.spec)
+        _train(config, folder, data, learner, progress)
         records = evaluate_learner(config, learner, store)
         write_records(folder, records)
         mark_done(folder, config)
     return folder
 
 
-def _train(config: RunConfig, folder: Path, store: ReplayStore, learner: Learner, progress: Progress | None) -> None:
+def _train(
+    config: RunConfig, folder: Path, data: ReplayStore | Mixture, learner: Learner, progress: Progress | None
+) -> None:
     """Gradient steps until `config.steps`, from the checkpoint if there is one."""
-    sampler = store.sampler(
-        window=learner.window,
-        batch_size=config.batch_size,
-        seed=child_seed(config.seed, "batches", config.learner),
-        device=config.device,
-    )
+    needs = learner_config(config.learner, config.options).needs
+    seed = child_seed(config.seed, "batches", config.learner)
+    sampler = feed.sampler(data, needs, batch_size=config.batch_size, seed=seed, device=config.device, tier=config.tier)
     step, seconds = 0, 0.0
     if (saved := checkpoint.read(folder / "checkpoint")) is not None:
         restore(learner, saved, folder)

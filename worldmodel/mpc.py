@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.core import Array, Batch, Family, LearnerConfig, Spec, Step, child_seed
+from toolkit.core import Array, Batch, Family, LearnerConfig, Needs, Spec, Step, child_seed
 from toolkit.nets import Checkpointed, descend, generator
 from worldmodel.model import EnsembleModel, Imagination, Selection
 from worldmodel.planners import Plan, cem, colour, optimise
@@ -32,6 +32,7 @@ class MPCConfig(LearnerConfig):
 
     name: ClassVar[str] = "mpc"
     family: ClassVar[Family] = "model_based"
+    paper: ClassVar[str] = "1805.12114"
 
     hidden: tuple[int, ...] = (128, 128)
     """Widths of each member's hidden layers."""
@@ -98,6 +99,11 @@ class MPCConfig(LearnerConfig):
         if self.penalty and self.particles == 1:
             raise ValueError(f"penalty {self.penalty} needs particles > 1: one member cannot disagree with itself")
 
+    @property
+    def needs(self) -> Needs:
+        """Transitions and their rewards."""
+        return Needs(reward=True)
+
     def build(self, spec: Spec, *, seed: int, device: str) -> MPC:
         """Raises ValueError if actions are discrete."""
         return MPC(self, spec, seed=seed, device=device)
@@ -114,8 +120,6 @@ class MPC(Checkpointed):
     member weighs an episode by an exponential variable drawn once from the seed (the Bayesian
     bootstrap). Weights drawn anew for every batch would average out and leave the members alike.
     """
-
-    window = 1
 
     def __init__(self, config: MPCConfig, spec: Spec, *, seed: int, device: str) -> None:
         if spec.obs_dim == 0:

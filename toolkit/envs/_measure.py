@@ -1,4 +1,4 @@
-"""What the suites share: reading a context, the random policy, and measuring references.
+"""What the suites share: reading a context, and measuring references.
 
 `python -m toolkit.envs.<module>` calls `main`, which prints the lines to paste into the suite.
 """
@@ -10,13 +10,9 @@ from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Split, Suite, context_array
-
-EPISODES = 200
-"""Episodes on each split behind every recorded reference."""
 
 
 @dataclass(frozen=True)
@@ -46,49 +42,38 @@ def read_context(
     return suite.contexts("train", 1, seed=seed)[0]
 
 
-def random_policy(space: gym.Space, *, rng: np.random.Generator) -> Behaviour:
-    """Uniform over an action box (A,) float32, or over the integers of a discrete space.
+def measure(suite: Suite, split: Split, policy: str, *, episodes: int | None = None, seed: int = 0) -> Measurement:
+    """Mean return and success of one of the suite's behaviours, one episode in each of the split's first contexts.
 
-    Raises TypeError for other spaces and ValueError for a box without finite limits.
+    Without `episodes` it plays as many as stand behind the suite's references.
+    A pure function of its arguments on one machine; no behaviour's numbers depend on another's.
+    Raises ValueError for a `policy` that is not one of `suite.behaviours`.
     """
-    if isinstance(space, spaces.Discrete):
-        first, count = int(space.start), int(space.n)
-        return lambda obs: np.asarray(rng.integers(first, first + count))
-    if not isinstance(space, spaces.Box):
-        raise TypeError(f"action space is {type(space).__name__}; expected Box or Discrete")
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"action limits are {low.tolist()} to {high.tolist()}; a uniform policy needs finite limits")
-    return lambda obs: low + (high - low) * rng.random(low.shape, np.float32)
-
-
-def measure(suite: Suite, split: Split, policy: str, *, episodes: int = EPISODES, seed: int = 0) -> Measurement:
-    """Mean return and success of the suite's "random" or "expert" `policy`, one episode in each of the first contexts.
-
-    A pure function of its arguments on one machine; neither policy's numbers depend on the other's.
-    """
-    if policy not in ("random", "expert"):
-        raise ValueError(f"unknown policy {policy!r}; expected 'random' or 'expert'")
     env = suite.make()
-    returns, successes = [], []
-    for index, context in enumerate(suite.contexts(split, episodes, seed=seed)):
+    played = []
+    for index, context in enumerate(suite.contexts(split, episodes or suite.reference_episodes, seed=seed)):
         rng = np.random.default_rng(child_seed(seed, "measure", policy, split, index))
-        act = suite.expert(context, rng=rng) if policy == "expert" else random_policy(env.action_space, rng=rng)
-        obs, _ = env.reset(seed=child_seed(seed, "measure", split, index), options={"context": context})
-        total, over, info = 0.0, False, {"success": False}
-        while not over:
-            obs, reward, terminated, truncated, info = env.step(act(obs))
-            total += float(reward)
-            over = terminated or truncated
-        returns.append(total)
-        successes.append(bool(info["success"]))
+        act = suite.behaviour(policy, context, rng=rng)
+        played.append(play(env, act, context, seed=child_seed(seed, "measure", split, index)))
     env.close()
+    returns, successes = zip(*played, strict=True)
     return Measurement(float(np.mean(returns)), float(np.mean(successes)))
+
+
+def play(env: gym.Env, act: Behaviour, context: Array, *, seed: int) -> tuple[float, bool]:
+    """Return and success (of the last step) of one episode."""
+    obs, _ = env.reset(seed=seed, options={"context": context})
+    total, over, success = 0.0, False, False
+    while not over:
+        obs, reward, terminated, truncated, info = env.step(act(obs))
+        total += float(reward)
+        over, success = terminated or truncated, bool(info["success"])
+    return total, success
 
 
 def main(suite: Suite) -> None:
     """Print `references` as it should stand in the suite, with success rates as comments."""
-    print(f"    references: ClassVar[dict[str, Reference]] = {{  # means of {EPISODES} episodes each")
+    print(f"    references: ClassVar[dict[str, Reference]] = {{  # means of {suite.reference_episodes} episodes each")
     for split in get_args(Split):
         random, expert = (measure(suite, split, policy) for policy in ("random", "expert"))
         print(f"        # success: random {random.success:.3f}, expert {expert.success:.3f}")

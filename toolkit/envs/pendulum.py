@@ -10,6 +10,7 @@ contexts have a start angle from the training bands, but more gravity and more m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
@@ -17,8 +18,9 @@ import numpy as np
 from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
-from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
+from toolkit.envs import Behaviour, Reference, Split, Suite, Task, check_split, context_array
 from toolkit.envs._measure import main, read_context
+from toolkit.envs._render import need_pygame
 
 BANDS = 16
 HELD_BACK = (2, 6, 10, 14)
@@ -28,6 +30,17 @@ TRAIN = {"thetadot0": (-1.0, 1.0), "g": (9.0, 11.0), "m": (0.9, 1.1), "l": (0.9,
 """Ranges, half open, of every context number but theta0; "interpolated" shares them."""
 
 EXTRAPOLATED = TRAIN | {"g": (11.2, 12.0), "m": (1.15, 1.4)}
+
+
+def balance(angle: float) -> Callable[..., Array]:
+    """The reward of Pendulum-v1 with `angle` [rad] in the place of the top, as a function of recorded steps."""
+
+    def reward(obs: Mapping[str, Array], action: Array, then: Mapping[str, Array], info: Mapping[str, Array]) -> Array:
+        cos, sin, speed = obs["observation"].astype(np.float64).T
+        away = (np.arctan2(sin, cos) - angle + np.pi) % (2 * np.pi) - np.pi
+        return -(away**2 + 0.1 * speed**2 + 0.001 * np.clip(action[:, 0], -2.0, 2.0) ** 2)
+
+    return reward
 
 
 class Pendulum(Suite):
@@ -50,9 +63,20 @@ class Pendulum(Suite):
         "extrapolated": Reference(random=-1248.9626, expert=-176.6018),
     }
 
-    def make(self) -> gym.Env:
-        """Pendulum-v1; observation (3,) float32 is cos(theta), sin(theta), thetadot [rad/s]; action (1,) is N m."""
-        return PendulumEnv(self)
+    coordinate_names = ("theta [rad]", "thetadot [rad/s]")
+    extent = ((-float(np.pi), float(np.pi)), (-8.0, 8.0))
+    tasks: ClassVar[Mapping[str, Task]] = {
+        "upright": Task("stand still on top, the recorded task", balance(0.0)),
+        "hang": Task("hang still at the bottom", balance(np.pi)),
+        "sideways": Task("hold still a quarter turn from the top, at theta = pi/2", balance(np.pi / 2)),
+    }
+
+    def make(self, *, render: bool = False) -> gym.Env:
+        """Pendulum-v1; observation (3,) float32 is cos(theta), sin(theta), thetadot [rad/s]; action (1,) is N m.
+
+        Drawing needs pygame.
+        """
+        return PendulumEnv(self, render=render)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64: theta0, thetadot0, g, m, l. Train and interpolated are disjoint in theta0's band."""
@@ -117,8 +141,11 @@ class SwingUp:
 class PendulumEnv(gym.Wrapper):
     """Pendulum-v1 whose resets take a context; see `Suite.make`."""
 
-    def __init__(self, suite: Pendulum) -> None:
-        super().__init__(gym.make("Pendulum-v1", disable_env_checker=True))
+    def __init__(self, suite: Pendulum, *, render: bool = False) -> None:
+        if render:
+            need_pygame(suite.name)
+        mode = "rgb_array" if render else None
+        super().__init__(gym.make("Pendulum-v1", render_mode=mode, disable_env_checker=True))
         self.suite = suite
         self.observation_space = spaces.Dict({"observation": self.env.observation_space})
 

@@ -20,6 +20,7 @@ import io
 import os
 import warnings
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
@@ -27,8 +28,11 @@ import numpy as np
 from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
-from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
+from toolkit.envs import Behaviour, Reference, Split, Suite, Task, check_split, context_array
 from toolkit.envs._measure import main, read_context
+from toolkit.envs._pointmaze_rows import PointMazeRows
+from toolkit.envs._render import need_opengl
+from toolkit.envs._vector import VectorEnvironment
 
 MAZE = (
     "########",
@@ -56,6 +60,31 @@ TRAIN = ((0.8, 1.2), (0.5, 2.0))
 EXTRAPOLATED = ((0.6, 0.72), (3.0, 6.0))
 
 
+REACHED = 0.45
+"""Distance to the goal [m] that ends an episode."""
+
+
+def centre(cell: Cell) -> Array:
+    """x, y [m] (2,) of the middle of a cell."""
+    row, column = cell
+    return np.array([column + 0.5 - len(MAZE[0]) / 2, len(MAZE) / 2 - row - 0.5])
+
+
+def reach(cell: Cell | None) -> Task:
+    """The task of reaching the middle of `cell`, or the goal that the data show (None)."""
+
+    def distance(then: Mapping[str, Array]) -> Array:
+        return np.linalg.norm(then["observation"][:, :2].astype(np.float64) - then["desired_goal"], axis=1)
+
+    about = "the goal of each episode, the recorded task" if cell is None else f"the middle of cell {cell}"
+    return Task(
+        f"reach {about}",
+        lambda obs, action, then, info: np.exp(-distance(then)) - 1.0,
+        lambda obs, action, then, info: distance(then) <= REACHED,
+        None if cell is None else lambda obs: {"desired_goal": centre(cell)},
+    )
+
+
 class PointMaze(Suite):
     """PointMaze Medium with start, goal and dynamics set by a context; success is a ball within 0.45 m of the goal."""
 
@@ -63,6 +92,7 @@ class PointMaze(Suite):
     context_names = ("start row", "start column", "goal row", "goal column", "gear scale", "damping scale")
     roles: ClassVar[dict[str, str]] = {"observation": "observation", "desired_goal": "goal"}
     max_steps = 300
+    together = 16
     requires = ("gymnasium_robotics", "mujoco")
     references: ClassVar[dict[str, Reference]] = {  # means of 200 episodes each
         # success: random 0.020, expert 1.000
@@ -73,12 +103,24 @@ class PointMaze(Suite):
         "extrapolated": Reference(random=-285.9918, expert=-121.5321),
     }
 
-    def make(self) -> gym.Env:
+    coordinate_names = ("x [m]", "y [m]")
+    extent = ((-4.0, 4.0), (-4.0, 4.0))
+    walls = tuple(
+        (c - 4.0, 3.0 - r, 1.0, 1.0) for r, row in enumerate(MAZE) for c, mark in enumerate(row) if mark == "#"
+    )
+
+    tasks: ClassVar[Mapping[str, Task]] = {"own": reach(None)} | {f"goal-{r}-{c}": reach((r, c)) for r, c in FREE}
+
+    def make(self, *, render: bool = False) -> gym.Env:
         """The maze; observation (4,) float32 is x, y [m] and their speeds [m/s], desired_goal (2,) is x, y [m].
 
-        The action (2,) in -1..1 is the force in x and y, 100 N times the gear scale.
+        The action (2,) in -1..1 is the force in x and y, 100 N times the gear scale. Drawing needs OpenGL.
         """
-        return PointMazeEnv(self)
+        return PointMazeEnv(self, render=render)
+
+    def batch(self, rows: int) -> VectorEnvironment:
+        """`rows` mazes stepped in MuJoCo directly, bit for bit as single ones."""
+        return PointMazeRows(self, rows)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated are disjoint in the goal."""
@@ -111,12 +153,6 @@ def steps_to(goal: Cell) -> dict[Cell, int]:
                 distance[near] = distance[cell] + 1
                 queue.append(near)
     return distance
-
-
-def centre(cell: Cell) -> Array:
-    """x, y [m] (2,) of the middle of a cell."""
-    row, column = cell
-    return np.array([column + 0.5 - len(MAZE[0]) / 2, len(MAZE) / 2 - row - 0.5])
 
 
 def cell_at(xy: Array) -> Cell:
@@ -196,8 +232,8 @@ class Pathfinder:
 class PointMazeEnv(gym.Wrapper):
     """PointMaze_MediumDense-v3 whose resets take a context; see `Suite.make`."""
 
-    def __init__(self, suite: PointMaze) -> None:
-        super().__init__(_simulator(suite.max_steps))
+    def __init__(self, suite: PointMaze, *, render: bool = False) -> None:
+        super().__init__(_simulator(suite.max_steps, render))
         self.suite = suite
         self.observation_space = spaces.Dict(
             {
@@ -207,6 +243,8 @@ class PointMazeEnv(gym.Wrapper):
         )
         model = self.get_wrapper_attr("point_env").model
         self.gear, self.damping = model.actuator_gear.copy(), model.dof_damping.copy()
+        if render:
+            need_opengl(suite.name)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -232,7 +270,7 @@ def _kept(obs: dict[str, Array]) -> dict[str, Array]:
     return {key: obs[key].astype(np.float32) for key in PointMaze.roles}
 
 
-def _simulator(max_steps: int) -> gym.Env:
+def _simulator(max_steps: int, render: bool) -> gym.Env:
     """The environment as Gymnasium-Robotics makes it, imported without its notices about other environments."""
     level = gym.logger.min_level
     gym.logger.min_level = gym.logger.ERROR
@@ -244,7 +282,11 @@ def _simulator(max_steps: int) -> gym.Env:
 
             gym.register_envs(gymnasium_robotics)
             env = gym.make(
-                "PointMaze_MediumDense-v3", continuing_task=False, max_episode_steps=max_steps, disable_env_checker=True
+                "PointMaze_MediumDense-v3",
+                continuing_task=False,
+                max_episode_steps=max_steps,
+                render_mode="rgb_array" if render else None,
+                disable_env_checker=True,
             )
     except ImportError as error:
         raise ImportError(

@@ -1,5 +1,8 @@
 """Figures: one file each. A figure draws given numbers on given axes; it computes, styles and saves nothing.
 
+Figures of runs are called FIGURE and draw evaluation records; figures of data are called DATA_FIGURE and draw the
+descriptors of `toolkit.coverage`.
+
 `save` does the styling and saving: PNG, SVG and the CSV of the numbers drawn, the same bytes each time.
 """
 
@@ -51,6 +54,7 @@ class Figure:
     draw: Callable[[Sequence[Axes], list[Row]], None]  # draws the rows on the panels
     panels: Callable[[list[Row]], int] = lambda rows: 1  # how many axes `draw` wants
     size: Callable[[list[Row]], tuple[float, float]] = lambda rows: (4.6, 3.2)  # inches of one panel
+    shared: bool = True  # panels have the same axes
 
 
 def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int = 160) -> list[Path]:
@@ -71,9 +75,10 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
     columns = count if count <= 3 else ceil(sqrt(count))
     lines = ceil(count / columns)
     width, height = figure.size(rows)
+    share = figure.shared and count > 1
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "svg.hashsalt": figure.name}):
         canvas = Canvas(figsize=(width * columns, height * lines), layout="constrained")
-        grid = canvas.subplots(lines, columns, squeeze=False, sharex=count > 1, sharey=count > 1).ravel()
+        grid = canvas.subplots(lines, columns, squeeze=False, sharex=share, sharey=share).ravel()
         for spare in grid[count:]:
             spare.remove()
         figure.draw(list(grid[:count]), rows)
@@ -86,14 +91,28 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
 
 
 def plot(records: Sequence[Any], names: Sequence[str], folder: str | Path) -> list[Path]:
-    """Draw the named figures into `folder`; PNG, SVG and CSV paths, in that order for each.
+    """Draw the named figures of runs into `folder`; PNG, SVG and CSV paths, in that order for each.
 
     Without names, every figure that applies to the records. Raises ValueError for an unknown name, a named
     figure that does not apply, or if none applies.
     """
     from toolkit import registry
 
-    known = registry.figures()
+    return _plot(registry.figures(), records, names, folder, "runs")
+
+
+def plot_data(descriptors: Sequence[Any], folder: str | Path) -> list[Path]:
+    """As `plot`, every figure of data that applies to `descriptors`, a list of `toolkit.coverage.Coverage`."""
+    from toolkit import registry
+
+    return _plot(registry.data_figures(), descriptors, [], folder, "data")
+
+
+def _plot(
+    known: dict[str, Figure], records: Sequence[Any], names: Sequence[str], folder: str | Path, what: str
+) -> list[Path]:
+    from toolkit import registry
+
     chosen = [registry.pick("figure", name, known) for name in names] or list(known.values())
     paths, refused = [], []
     for figure in chosen:
@@ -104,7 +123,7 @@ def plot(records: Sequence[Any], names: Sequence[str], folder: str | Path) -> li
                 raise
             refused.append(f"{figure.name}: {error}")
     if not paths:
-        raise ValueError("no figure applies to these runs; " + "; ".join(refused))
+        raise ValueError(f"no figure applies to these {what}; " + "; ".join(refused))
     return paths
 
 

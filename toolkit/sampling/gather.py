@@ -53,7 +53,7 @@ class Gather:
             ahead = _steps_ahead(options.relabel, index.ends[episode] - draws, rng)
             goal = self._relabel(options.relabel, block, row, left, self._tensor(ahead))
         fields = self._one_step(block) if options.n_step == 1 else self._n_step(block, left)
-        fields["episode"] = self._tensor(episode)
+        fields["episode"] = self._tensor(episode.astype(np.int64, copy=False))
         if left is None:
             if self._images:
                 pair = torch.arange(2, device=self.device).expand(len(row), 2)

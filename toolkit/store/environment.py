@@ -36,11 +36,18 @@ def requirements(*modules: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def recorded(schema: Schema) -> tuple[str, ...]:
+    """The requirements a schema records, those of the suite that collected its episodes among them; data, unchecked."""
+    suite = schema.environment.get("requirements")
+    stated = suite.items() if isinstance(suite, dict) else ()
+    return (*schema.requirements, *(f"{module}=={version}" for module, version in stated))
+
+
 def installed(requirement: str) -> str | None:
     """The installed version of the package that a requirement names, None if there is none."""
     try:
         return metadata.version(requirement.partition("==")[0])
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: not a name a package could have
         return None
 
 
@@ -80,11 +87,10 @@ def _plain(value: Any, where: str) -> Any:
 def schema_from_env(env: gym.Env, evaluation_env: gym.Env | None = None, **given: Any) -> Schema:
     """See `Schema.from_env`."""
     spaces = env.observation_space
-    given.setdefault("roles", {})
     goals = {"achieved_goal", "desired_goal", "observation"}
     if isinstance(spaces, gym.spaces.Dict) and set(spaces.spaces) >= goals:
-        given["roles"] = {"desired_goal": "goal", **given["roles"]}
-    if not given.get("environment", {}).get("suite"):
+        given["roles"] = {"desired_goal": "goal", **(given.get("roles") or {})}
+    if not (given.get("environment") or {}).get("suite"):
         for name, made in (("environment_spec", env), ("evaluation_spec", evaluation_env)):
             if name not in given and made is not None:
                 given[name] = spec_of(made)
@@ -212,22 +218,22 @@ def _shape(key: Key) -> str:
 
 
 def _needs(schema: Schema) -> str:
-    if not schema.requirements:
+    found = [f"{text} (installed: {installed(text) or 'none'})" for text in recorded(schema)]
+    if not found:
         return ""
-    found = [f"{text} (installed: {installed(text) or 'none'})" for text in schema.requirements]
     return f"; the store was made with {', '.join(found)}"
 
 
 def _modules(env: gym.Env) -> set[str]:
-    """Top-level modules of the environment's classes, and of what it holds: a simulator is one of those."""
-    found = set()
-    layer: Any = env
-    while True:
-        for kind in (*type(layer).__mro__, *map(type, vars(layer).values())):
-            found.add(kind.__module__.partition(".")[0])
-        if layer is env.unwrapped:
-            return found
-        layer = layer.env
+    """Top-level modules of the environment's classes, and of what it and the ones inside hold: a simulator is there."""
+    found, waiting, seen = set(), [env], set[int]()
+    while waiting:
+        layer = waiting.pop()
+        seen.add(id(layer))
+        held = list(vars(layer).values())
+        found |= {kind.__module__.partition(".")[0] for kind in (*type(layer).__mro__, *map(type, held))}
+        waiting += [part for part in held if isinstance(part, gym.Env) and id(part) not in seen]
+    return found
 
 
 def _of_modules(modules: Iterable[str]) -> tuple[str, ...]:

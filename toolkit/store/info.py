@@ -12,9 +12,10 @@ import numpy as np
 from toolkit.core import Array
 from toolkit.store import layout
 from toolkit.store.backend import Backend
-from toolkit.store.environment import installed
+from toolkit.store.environment import installed, recorded
 from toolkit.store.files import StoreError
 from toolkit.store.keys import Key
+from toolkit.store.labels import label_key, label_names
 from toolkit.store.reader import ReplayStore
 from toolkit.text import aligned
 
@@ -41,7 +42,7 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "environment": schema.environment,
         "environment_spec": schema.environment_spec,
         "evaluation_spec": schema.evaluation_spec,
-        "requirements": {text: installed(text) for text in schema.requirements},
+        "requirements": {text: installed(text) for text in recorded(schema)},
         "context_names": list(schema.context_names),
         "contexts": len(np.unique(table["context"], axis=0)) if len(store) else 0,
         "by_context": _contexts(store),
@@ -49,6 +50,7 @@ def info(store: ReplayStore) -> dict[str, Any]:
         "return": _summary(table["return"]),
         "length": _summary(table["length"]),
         "views": store.view_names(),
+        "relabels": sorted(n for n, keys in label_names(store.backend).items() if label_key(n, store.commit) in keys),
         "bytes_on_disk": sum(store.backend.sizes().values()),
         "bytes_in_memory": (4 * width + pixels) * (store.transitions + len(store)),
     }
@@ -161,7 +163,8 @@ def describe(found: dict[str, Any]) -> str:
     ]
     for what in ("environment", "evaluation"):
         if (spec := found[f"{what}_spec"]) is not None:
-            arguments = ", ".join(f"{name}={value!r}" for name, value in (spec.get("kwargs") or {}).items())
+            kwargs = spec.get("kwargs")
+            arguments = ", ".join(f"{k}={v!r}" for k, v in kwargs.items()) if isinstance(kwargs, dict) else ""
             rows.append([what, f"{spec.get('id')}({arguments})"])
     if found["requirements"]:
         given = [_requirement(text, now) for text, now in found["requirements"].items()]
@@ -169,6 +172,7 @@ def describe(found: dict[str, Any]) -> str:
     rows += [
         ["contexts", f"{found['contexts']} distinct of ({', '.join(found['context_names']) or 'none'})"],
         ["views", ", ".join(found["views"]) or "none"],
+        ["relabels", ", ".join(found["relabels"]) or "none of this commit"],
         ["size", f"{found['bytes_on_disk'] / 1e6:.1f} MB on disk, {found['bytes_in_memory'] / 1e6:.1f} MB in memory"],
     ]
     for name in ("return", "length"):

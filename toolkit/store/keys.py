@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from toolkit.core import Array
-from toolkit.store.files import checked_name
 
 Kind = Literal["box", "discrete", "multi-discrete", "multi-binary"]
 ROLES = ("observation", "goal", "image", "action")
@@ -18,6 +18,7 @@ INFO_TYPES = ("bool", *INTEGERS, "float16", "float32", "float64")
 LARGEST = float(np.finfo(np.float32).max) / 2  # the difference of two such numbers is finite too
 DEEPEST = 8  # parts of a nested key's name
 MOST_CHOICES = 1 << 16  # numbers a one-hot code may have
+PART = re.compile(r"(?=.{1,100}$)[A-Za-z0-9][A-Za-z0-9._-]*( [A-Za-z0-9._-]+)*")  # cannot leave the store's folder
 RESERVED = "zarr.json"  # stands in every folder of a store
 
 
@@ -173,7 +174,10 @@ def checked_path(kind: str, name: str) -> str:
     """`name`, or ValueError unless its parts between slashes are plain names (so no path can leave the store)."""
     parts = name.split("/")
     for part in parts:
-        checked_name(kind, part)
+        if not PART.fullmatch(part):
+            raise ValueError(
+                f"{kind} {name!r} is not a valid name; use letters, digits, '.', '_', '-' and spaces between words"
+            )
         if part == RESERVED:
             raise ValueError(
                 f"{kind} {name!r} has the part {part!r}, which is a file of the store; choose another name"
@@ -181,6 +185,11 @@ def checked_path(kind: str, name: str) -> str:
     if len(parts) > DEEPEST:
         raise ValueError(f"{kind} {name!r} is nested {len(parts)} deep; the most is {DEEPEST}")
     return name
+
+
+def groups_of(name: str) -> list[str]:
+    """The groups a key lies in, nearest first: "a/b/c" has "a/b" and "a"."""
+    return [name.rsplit("/", n)[0] for n in range(1, name.count("/") + 1)]
 
 
 def check_array(name: str, values: Any, shape: tuple[int, ...], dtype: str, kinds: str = "") -> Array:

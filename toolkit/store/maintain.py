@@ -21,12 +21,13 @@ from toolkit.store.committed import read_schema
 from toolkit.store.encoding import Profile
 from toolkit.store.files import PARTIAL, ULID, StoreError, WriterLock
 from toolkit.store.reader import ReplayStore
+from toolkit.store.relabel import leftovers, remove
 from toolkit.store.schema import Schema
 from toolkit.store.validate import Finding, ranges, survey
 from toolkit.store.writer import Writer
 
 AGE = 3600.0  # seconds; what is younger may belong to a writer at work
-_OURS = re.compile(r"(?:[A-Za-z0-9._-]+/){0,9}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
+_OURS = re.compile(r"(?:[A-Za-z0-9 ._-]+/){0,9}(?:zarr\.json|c/[0-9]+(?:/[0-9]+)*|[^/]+\.partial)")
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class Swept:
 
     segments: tuple[str, ...]
     partial: tuple[str, ...]
-    kept: tuple[str, ...]  # uncommitted segments left alone, each with the reason
+    kept: tuple[str, ...]  # uncommitted segments and unfinished relabels left alone, each with the reason
     bytes: int
+    relabels: tuple[str, ...] = ()  # folders of relabels that were never finished
 
 
 def gc(path: str | Path | Backend, *, age: float = AGE, dry_run: bool = False) -> Swept:
-    """Remove segments no commit names and temporary files, both untouched for `age` seconds; nothing else, ever.
+    """Remove segments no commit names, relabels never finished and temporary files, all untouched for `age` seconds.
 
+    Nothing else, ever: a finished relabel stays, also of a commit that is gone (`validate` notes it).
     A segment stays, whatever its age, while its writer lives (in a folder it holds a lock; an object store knows no
     locks, so there age must do: choose it longer than a writer may take between commits) or if it holds a file that
     packmule does not write. Links are not followed. Raises StoreError, and removes nothing, if there is no store or
@@ -56,18 +59,28 @@ def gc(path: str | Path | Backend, *, age: float = AGE, dry_run: bool = False) -
         if name in named or not ULID.fullmatch(name) or _is_link(place, where):
             continue
         size, idle, foreign = _look(place, where)
-        if foreign:
-            kept.append(f"{where}: holds {foreign}, which packmule did not write")
-        elif idle < age:
-            kept.append(f"{where}: changed {idle:.0f} s ago, less than {age:.0f}")
+        if why := _stays(idle, foreign, age):
+            kept.append(f"{where}: {why}")
         elif _sweep(place, where, dry_run=dry_run):
             segments.append(where)
             total += size
         else:
             kept.append(f"{where}: its writer is at work")
+    relabels = []
+    for where in leftovers(place):
+        size, idle, foreign = _look(place, where)
+        if why := _stays(idle, foreign, age):
+            kept.append(f"{where}: {why}")
+            continue
+        relabels.append(where)
+        total += size
+        if not dry_run:
+            remove(place, where)
     partial = []
     for key, size in place.sizes().items():
-        if not PARTIAL.fullmatch(key.rpartition("/")[2]) or key.startswith(tuple(f"{where}/" for where in segments)):
+        if not PARTIAL.fullmatch(key.rpartition("/")[2]) or key.startswith(
+            tuple(f"{w}/" for w in (*segments, *relabels))
+        ):
             continue
         idle = place.age(key) or 0.0
         if idle >= age:
@@ -75,7 +88,14 @@ def gc(path: str | Path | Backend, *, age: float = AGE, dry_run: bool = False) -
             total += size
             if not dry_run:
                 place.delete(key)
-    return Swept(tuple(segments), tuple(partial), tuple(kept), total)
+    return Swept(tuple(segments), tuple(partial), tuple(kept), total, tuple(relabels))
+
+
+def _stays(idle: float, foreign: str, age: float) -> str:
+    """Why a folder is not to be removed; '' if it may be."""
+    if foreign:
+        return f"holds {foreign}, which packmule did not write"
+    return f"changed {idle:.0f} s ago, less than {age:.0f}" if idle < age else ""
 
 
 def _named(place: Backend) -> set[str]:
@@ -210,8 +230,8 @@ def merge(
     Episodes whose content `into` holds already are left out, so the same call repeated changes nothing. Returns the
     store, the number of episodes copied and the number left out. `profile` is what they are written in: that of
     `into` by default, of the first source if `into` is made. Raises ValueError naming the first difference if
-    schemas differ, StoreError if an episode is damaged; then nothing is committed. The collection settings of the
-    result's environment are kept where all sources agree.
+    schemas differ, StoreError if an episode is damaged; then nothing is committed. The collection settings and specs
+    of the result's environment are kept where all sources agree; its requirements are those of all.
     """
     opened = [item if isinstance(item, ReplayStore) else ReplayStore.open(item) for item in sources]
     if not opened:
@@ -260,7 +280,15 @@ def _common(stores: list[ReplayStore]) -> Schema:
         for name, value in first.environment.items()
         if all(store.schema.environment.get(name) == value for store in stores)
     }
-    return replace(first, environment=shared)
+    same = {
+        name: getattr(first, name)
+        for name in ("environment_spec", "evaluation_spec")
+        if all(getattr(store.schema, name) == getattr(first, name) for store in stores)
+    }
+    needed = tuple(sorted({text for store in stores for text in store.schema.requirements}))
+    return replace(
+        first, environment=shared, **{"environment_spec": None, "evaluation_spec": None, **same}, requirements=needed
+    )
 
 
 def _difference(one: Schema, two: Schema) -> str:
@@ -276,5 +304,8 @@ def _difference(one: Schema, two: Schema) -> str:
     for what in ("discrete", "context_names", "info"):
         if a[what] != b[what]:
             return f"{what} is {b[what]}, expected {a[what]}"
+    ids = [(side["environment_spec"] or {}).get("id") for side in (a, b)]
+    if None not in ids and ids[0] != ids[1]:
+        return f"its environment is {ids[1]!r}, expected {ids[0]!r}"
     suites = [side["environment"].get("suite") for side in (a, b)]
     return f"its suite is {suites[1]!r}, expected {suites[0]!r}" if suites[0] != suites[1] else ""

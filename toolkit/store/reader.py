@@ -7,17 +7,18 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from toolkit.core import Array, Episode, Spec
+from toolkit.core import Array, Episode, Moments, Spec
 from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.backend import Backend, LocalBackend, backend, load_json
 from toolkit.store.committed import KIND, Committed, EpisodeTable, read_root
 from toolkit.store.encoding import Profile, checked_profile
 from toolkit.store.files import StoreError, canonical, checked_name, digest, flush_directory, json_bytes, new_ulid
+from toolkit.store.labels import LabelledRows, Labels
 from toolkit.store.packed import Tier
 from toolkit.store.rows import Rows
 from toolkit.store.sampled import Sampled
@@ -48,9 +49,16 @@ class ReplayStore(Sampled):
     """Episodes of one schema, read at one commit. A view is a ReplayStore with fewer episodes."""
 
     def __init__(
-        self, committed: Committed, profile: Profile, table: EpisodeTable, rows: Rows, chosen: Array | None
+        self,
+        committed: Committed,
+        profile: Profile,
+        table: EpisodeTable,
+        rows: Rows,
+        chosen: Array | None,
+        labels: Labels | None = None,
     ) -> None:
         """Use `create` or `open`."""
+        self.labels = labels  # where rewards, ends and goals are not the recorded ones
         self.backend, self.schema, self.commit = committed.backend, committed.schema, committed.commit
         self.profile, self.episodes = profile, table
         self._committed, self._rows, self._chosen = committed, rows, chosen  # chosen: positions in the commit's table
@@ -116,22 +124,32 @@ class ReplayStore(Sampled):
         return len(self.episodes)
 
     @property
+    def chosen(self) -> Array | None:
+        """Positions of this view's episodes in the whole commit (n,); None for all of them."""
+        return self._chosen
+
+    @property
     def transitions(self) -> int:
         """Steps in this store or view."""
         return int(self.episodes["length"].sum())
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies exactly the data seen: the commit's digest and the chosen episodes."""
+        """Identifies exactly the data seen: the commit's digest, the chosen episodes, and what relabelled them."""
         chosen = None if self._chosen is None else [int(i) for i in self._chosen]
-        return digest({"commit": self.commit.digest, "episodes": chosen})[:32]
+        labels = {} if self.labels is None else {"labels": self.labels.sums}
+        return digest({"commit": self.commit.digest, "episodes": chosen, **labels})[:32]
 
     def episode(self, index: int) -> Episode:
         """Episode `index`, read from disk. Raises IndexError if there is none, StoreError if it is damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}; indices run from 0 to {len(self) - 1}")
         at = self.episodes.entry(index)
-        return self._committed.segments[int(at["segment"])].episode(at)
+        if self.labels is None:
+            return self._committed.segments[int(at["segment"])].episode(at)
+        recorded = self._committed.table.entry(index if self._chosen is None else int(self._chosen[index]))
+        episode = self._committed.segments[int(at["segment"])].episode(recorded)
+        return self.labels.episode(episode, int(self._starts()[index]), int(at["length"]))
 
     def make_env(self, *, evaluation: bool = False) -> gym.Env:
         """The environment the episodes came from, or the one to evaluate in, made anew; see `environment.make_env`."""
@@ -161,7 +179,18 @@ class ReplayStore(Sampled):
             raise ValueError(f"positions must be distinct and lie in 0 to {len(self) - 1}")
         base = np.arange(len(self)) if self._chosen is None else self._chosen
         table = self.episodes.take(given)
-        return ReplayStore(self._committed, self.profile, table, self._rows, np.asarray(base[given]))
+        return ReplayStore(self._committed, self.profile, table, self._rows, np.asarray(base[given]), self.labels)
+
+    def relabelled(self, name: str) -> ReplayStore:
+        """This store or view with the rewards, ends and goals of relabel `name`; see `toolkit.store.relabel`.
+
+        Raises StoreError if there is none of this commit, saying of which there is.
+        """
+        labels = Labels(self.backend, self.schema, self.commit, name)
+        whole = self._committed
+        rows = LabelledRows(whole, labels)
+        store = ReplayStore(whole, self.profile, labels.table(whole.table), rows, None, labels)
+        return store if self._chosen is None else store.view(self._chosen)
 
     def nested(self, episodes: int, *, seed: int) -> ReplayStore:
         """A random subset: the first `episodes` of one seeded permutation, so a small one lies inside every larger."""
@@ -241,7 +270,8 @@ class ReplayStore(Sampled):
         if len(self) == 0:
             raise ValueError(f"{self.path} holds no episodes yet; append some and commit")
         schema, lengths = self.schema, self.episodes["length"]
-        found = self.statistics if self._chosen is None else self._statistics()
+        recorded = self._chosen is None and self.labels is None
+        found = self.statistics if recorded else self._statistics()
         moments = {name: running.moments() for name, running in found.items()}
 
         def limits(values: tuple[float | None, ...], free: float) -> Array:
@@ -256,6 +286,7 @@ class ReplayStore(Sampled):
             action_low=limits(schema.action.low, -math.inf),
             action_high=limits(schema.action.high, math.inf),
             horizon=int(lengths.max()),
+            returns=Moments.of(self.episodes["return"][:, None]),
             episodes=len(self),
             transitions=self.transitions,
             obs_resolution=np.asarray(resolution, np.float32),
@@ -266,9 +297,9 @@ class ReplayStore(Sampled):
 
     @cached_property
     def statistics(self) -> dict[str, Running]:
-        """Of the whole commit, whatever the view: "obs", "delta", "action" and "reward", merged from its segments.
+        """Of the whole commit as recorded, whatever the view: "obs", "delta", "action" and "reward".
 
-        No row is read. Raises StoreError if the commit's statistics are not of this schema.
+        Merged from its segments; no row is read. Raises StoreError if the commit's statistics are not of this schema.
         """
         return merged(self.commit.segments, self.schema.obs_dim, self.schema.action_dim, self.path)
 
@@ -289,6 +320,10 @@ class ReplayStore(Sampled):
             fresh = transition_statistics(rows.numpy()[index], final, schema.obs_dim, schema.action_dim)
             total = {k: total[k].merge(v) if total else v for k, v in fresh.items()}
         return total
+
+    def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
+        """See `Sampled`: memory where the whole commit's packed rows fit half of what is available, and so on."""
+        return self._rows.tier(wanted)
 
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:
         """The stream of windows behind `sampler`, to be mixed with others'."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from toolkit.sampling import Options, Relabel, Sampler, Source
 from toolkit.store.packed import Tier
@@ -13,6 +14,10 @@ class Sampled(ABC):
     """Anything with a schema and a stream of windows."""
 
     schema: Schema
+
+    @abstractmethod
+    def tier(self, wanted: Tier) -> Literal["memory", "mapped", "streaming"]:
+        """The tier that `sampler` would use. Raises ValueError for an unknown one."""
 
     @abstractmethod
     def source(self, options: Options, *, tier: Tier, buffer: int, seed: int, device: str) -> Source:

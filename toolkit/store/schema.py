@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toolkit.core import Array, Episode, leaves
-from toolkit.store.keys import InfoKey, Key, check_array, checked_path
+from toolkit.store.keys import InfoKey, Key, check_array, checked_path, groups_of
 from toolkit.store.spaces import Widths, action_key, named_spaces, observation_key
 
 if TYPE_CHECKING:
@@ -41,10 +42,9 @@ class Schema:
         info = {name: key if isinstance(key, InfoKey) else InfoKey(key) for name, key in self.info.items()}
         object.__setattr__(self, "info", info)
         for names in ([key.name for key in self.observations], list(self.info)):
-            for name in names:
-                checked_path("key", name)
-                if any(other != name and f"{other}/".startswith(f"{name}/") for other in names):
-                    raise ValueError(f"key {name!r} is also the beginning of another key; rename one")
+            groups = {group for name in names for group in groups_of(checked_path("key", name))}
+            if both := sorted(groups & set(names)):
+                raise ValueError(f"key {both[0]!r} is also the beginning of another key; rename one")
             if len(set(names)) != len(names):
                 raise ValueError(f"keys {sorted(names)} are not all different")
         if any(key.role == "action" for key in self.observations) or self.action.role != "action":
@@ -80,15 +80,19 @@ class Schema:
         their keys are joined with "/". A Box of uint8 with three axes is an image (H, W, C). Actions: Box of any shape,
         Discrete, MultiDiscrete, MultiBinary. What each becomes in a Batch is `Key`'s.
 
-        `roles` maps keys to "observation" (the default), "image" or "goal". `info` maps extra keys to an `InfoKey`, or
-        a shape for float32. `resolution` maps a key of floats (or "action") to its bin width or widths, in packed
-        order; by default 1/256 of a bounded range, 0.01 of an unbounded one and 1 of integers.
+        `roles` maps keys, or groups of them, to "observation" (the default), "image" or "goal". `info` maps extra keys
+        to an `InfoKey`, or a shape for float32. `resolution` maps a key of floats (or "action") to its bin width or
+        widths, in packed order; by default 1/256 of a bounded range, 0.01 of an unbounded one and 1 of integers.
         Raises ValueError naming a space that cannot be stored.
         """
-        named, given, widths = named_spaces(observation), dict(roles or {}), dict(resolution or {})
-        for what, keys, known in (("roles", given, set(named)), ("resolution", widths, {*named, "action"})):
+        named, widths = named_spaces(observation), dict(resolution or {})
+        given: dict[str, str | None] = dict(roles or {})
+        groups = {group for name in named for group in groups_of(name)}
+        for what, keys, known in (("roles", given, {*named, *groups}), ("resolution", widths, {*named, "action"})):
             if unknown := sorted(set(keys) - known):
                 raise ValueError(f"{what} name {unknown}, but the keys are {sorted(known)}")
+        for name in named:
+            given.setdefault(name, next((given[group] for group in groups_of(name) if group in given), None))
         acting = action_key(action, widths.get("action"))
         seen = tuple(observation_key(k, space, given.get(k), widths.get(k)) for k, space in named.items())
         return cls(
@@ -149,6 +153,14 @@ class Schema:
 
         Raises ValueError if a key is missing or a shape does not fit.
         """
+        names, size = self._vectors
+        if names and isinstance(obs, dict):  # the common case, at every step of an evaluation
+            try:
+                joined = np.concatenate([np.asarray(obs[name], np.float32) for name in names], axis=-1)
+                if joined.shape[-1] == size:
+                    return joined
+            except (KeyError, ValueError):
+                pass  # told below, by name
         found = self._leaves(obs)
         parts = [key.pack(found[key.name]) for key in self.observations if key.role != "image"]
         if not parts:
@@ -156,6 +168,12 @@ class Schema:
             lead = np.shape(found[image.name])[:-3]
             return np.zeros((*lead, 0), np.float32)
         return np.concatenate(parts, axis=-1)
+
+    @cached_property
+    def _vectors(self) -> tuple[list[str], int]:
+        """Names of the keys and O, where every key is a plain vector of numbers; else no names."""
+        plain = all(not key.one_hot and len(key.shape) == 1 and "/" not in key.name for key in self.observations)
+        return [key.name for key in self.observations] if plain else [], self.obs_dim
 
     def pictures(self, obs: Any) -> dict[str, Array]:
         """The images (..., H, W, C) uint8 of observations as the environment gives them. Raises as `flatten` does."""

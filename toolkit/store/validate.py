@@ -15,6 +15,7 @@ from toolkit.store.audit import Audit, Severity, check_group, reason
 from toolkit.store.backend import Backend, backend, check_spelling, load_json
 from toolkit.store.committed import read_schema
 from toolkit.store.files import StoreError, digest
+from toolkit.store.labels import Labels, label_names
 from toolkit.store.layout import Commit
 from toolkit.store.reader import ReplayStore
 from toolkit.store.schema import Schema
@@ -67,7 +68,8 @@ def validate(store: ReplayStore | str | Path | Backend, *, commit: int | None = 
     Checked: root metadata and schema; every commit and view; in every segment the metadata, the presence, size and
     checksum of each chunk, the digests each commit states, the episode table (rows inside and without gaps, codes,
     uid equal to the content's hash, return equal to the rewards' sum), flags at ends only, final rows zero, numbers
-    finite, statistics equal to recomputed ones. Data pass through memory a few chunks at a time. Nothing is changed.
+    finite, statistics equal to recomputed ones; every byte of every relabel. Data pass through memory a few chunks at a
+    time. Nothing is changed.
 
     Raises StoreError if there is no store at all, or no such commit.
     """
@@ -91,6 +93,8 @@ def survey(place: Backend, *, commit: int | None = None) -> Survey:
     elif done.schema is not None:
         _segments(done, done.schema, newest, single=commit is not None)
     _views(done, numbers, commit)
+    if done.schema is not None:
+        _relabels(done, done.schema, complete=commit is None)
     return done
 
 
@@ -229,6 +233,22 @@ def _views(done: Survey, numbers: list[int], commit: int | None) -> None:
             problem = f"not a readable view ({type(error).__name__}: {error})"
         if problem:
             done.findings.append(Finding("error", key, problem))
+
+
+def _relabels(done: Survey, schema: Schema, *, complete: bool) -> None:
+    owners = {commit.digest[:40]: commit for commit in done.commits.values()}
+    for name, keys in label_names(done.backend).items():
+        for key in keys:
+            owner = owners.get(key.rpartition("/")[2].removesuffix(".json"))
+            if owner is None and complete:
+                what = "is of a commit that is not there, or damaged; nothing uses it, and gc leaves it to you"
+                done.findings.append(Finding("note", key, what))
+            elif owner is not None:
+                try:
+                    Labels(done.backend, schema, owner, name).check()
+                except StoreError as error:
+                    severity: Severity = "error" if owner is done.newest else "warning"
+                    done.findings.append(Finding(severity, key, reason(error, done.backend, key), owner.number))
 
 
 def ranges(indices: Array | Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,224 @@
+"""Decision Transformer: a causal transformer reads returns to go, observations and actions, and gives the next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algos._common import (
+    ActionScale,
+    ReturnScale,
+    asked_for,
+    check_batch,
+    check_count,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+)
+from toolkit.core import Array, Batch, Family, LearnerConfig, Needs, Policy, Spec, Step, child_seed
+from toolkit.nets import Checkpointed, adamw, descend, generator
+from toolkit.normalize import Normalizer
+
+
+@dataclass(frozen=True)
+class DTConfig(LearnerConfig):
+    """Decision Transformer (arXiv:2106.01345); constants of the authors' Gym tasks, where batches are of 64.
+
+    The policy asks for `target_return`, less what it has received, and remembers `context` steps. Continuous
+    actions are a tanh fitted by its squared error, discrete ones a softmax, of which the mode is taken.
+
+    Against the authors' code: positions count from the window's start, not from the episode's; windows start
+    anywhere and end early at an episode's end, theirs are padded in front, which comes to the same;
+    returns are divided by the largest in the data, theirs by a number for each task.
+    """
+
+    name: ClassVar[str] = "dt"
+    family: ClassVar[Family] = "supervised"
+    paper: ClassVar[str] = "2106.01345"
+    actions: ClassVar = ("continuous", "discrete")
+
+    context: int = 20
+    """Steps that are read, each as three tokens: return to go, observation, action."""
+    width: int = 128
+    """Numbers in a token."""
+    layers: int = 3
+    """Blocks of attention and perceptron."""
+    heads: int = 1
+    """Of attention; must divide the width."""
+    dropout: float = 0.1
+    """Share of numbers dropped in training: after the embedding, in attention and after each part of a block."""
+    lr: float = 1e-4
+    """AdamW's learning rate, after warming up."""
+    weight_decay: float = 1e-4
+    """AdamW's."""
+    warmup: int = 10_000
+    """Updates in which the learning rate rises to `lr`."""
+    clip: float = 0.25
+    """Ceiling of the gradient's norm."""
+    target_return: float | None = None
+    """Return the policy asks for; None: the highest in the data."""
+
+    def __post_init__(self) -> None:
+        check_count(self, "context", "width", "layers", "heads")
+        check_positive(self, "lr", "clip")
+        check_not_negative(self, "weight_decay", "warmup")
+        check_fraction(self, "dropout")
+        if self.dropout == 1:
+            raise ValueError("dropout must be below 1, got 1: nothing would be left")
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, got {self.heads} and {self.width}")
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise ValueError(f"target_return must be finite, got {self.target_return}")
+
+    @property
+    def needs(self) -> Needs:
+        """Windows with undiscounted returns to go."""
+        return Needs(window=self.context, reward=True, returns_to_go=True, discount=1.0)
+
+    def build(self, spec: Spec, *, seed: int, device: str) -> DT:
+        """Raises ValueError for unbounded actions."""
+        return DT(self, spec, seed=seed, device=device)
+
+
+def imitation_loss(output: Tensor, action: Tensor, valid: Tensor, discrete: bool) -> Tensor:
+    """Mean over valid steps of the squared error of tanh(output), or of -log softmax; (B, L, A), (B, L) bool."""
+    each = -(output.log_softmax(-1) * action).sum(-1) if discrete else (output.tanh() - action).square().mean(-1)
+    return (each * valid).sum() / valid.sum()
+
+
+def dropped(x: Tensor, share: float, random: torch.Generator | None) -> Tensor:
+    """`share` of the numbers zero and the rest larger, drawn from `random`; without it, x."""
+    if random is None or share == 0:
+        return x
+    return x * torch.empty_like(x).bernoulli_(1 - share, generator=random) / (1 - share)
+
+
+class Block(nn.Module):
+    """Causal self-attention and a perceptron, each on normalised input and added to it: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, random: torch.Generator | None) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        future = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
+        score = (q @ k.mT / math.sqrt(width / self.heads)).masked_fill(future, -math.inf)
+        seen = (dropped(score.softmax(-1), self.dropout, random) @ v).transpose(1, 2).reshape(x.shape)
+        x = x + dropped(self.mix(seen), self.dropout, random)
+        return x + dropped(self.narrow(F.relu(self.widen(self.norm2(x)))), self.dropout, random)
+
+
+class Transformer(nn.Module):
+    """Returns to go (B, L), observations (B, L, O), actions (B, L, A) -> outputs (B, L, A); none sees a later token."""
+
+    def __init__(self, config: DTConfig, obs_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.dropout, width = config.dropout, config.width
+        self.of_return, self.of_obs, self.of_action = (nn.Linear(size, width) for size in (1, obs_dim, action_dim))
+        self.position = nn.Embedding(config.context, width)
+        self.norm, self.last_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.out = nn.Linear(width, action_dim)
+
+    def forward(self, to_go: Tensor, obs: Tensor, action: Tensor, random: torch.Generator | None) -> Tensor:
+        batch, steps, _ = obs.shape
+        tokens = torch.stack([self.of_return(to_go.unsqueeze(-1)), self.of_obs(obs), self.of_action(action)], 2)
+        x = (tokens + self.position.weight[:steps, None]).flatten(1, 2)  # (B, 3 L, D): return, observation, action
+        x = dropped(self.norm(x), self.dropout, random)
+        for block in self.blocks:
+            x = block(x, random)
+        return self.out(self.last_norm(x).view(batch, steps, 3, -1)[:, :, 1])
+
+
+def started(net: Transformer, weights: torch.Generator) -> Transformer:
+    """The network with its first weights: normal with standard deviation 0.02, biases 0, norms 1, as GPT-2's."""
+    for name, parameter in net.named_parameters():
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, 0, 0.02, generator=weights)
+        else:
+            nn.init.constant_(parameter, float("norm" in name and name.endswith("weight")))
+    return net
+
+
+class DT(Checkpointed):
+    """A transformer, its optimiser and the noise of dropout."""
+
+    def __init__(self, config: DTConfig, spec: Spec, *, seed: int, device: str) -> None:
+        weights = generator(child_seed(seed, "parameters"))
+        self.config, self.device, self.discrete, self.action_dim = config, device, spec.discrete, spec.action_dim
+        self.noise = generator(child_seed(seed, "noise"), device)
+        self.observe = Normalizer(spec.obs).to(device)
+        self.scale = ActionScale(spec).to(device)
+        self.returns = ReturnScale(spec, config.target_return).to(device)
+        with torch.device("meta"):  # torch's own start would draw from its global stream
+            net = Transformer(config, spec.obs_dim, spec.action_dim)
+        self.net = started(net.to_empty(device="cpu"), weights).to(device)
+        self.optimizer = adamw(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step down the imitation loss over the window's valid steps (algorithm 1)."""
+        config = self.config
+        check_batch(batch, config.needs)
+        assert batch.return_to_go is not None
+        action = self.scale(batch.action)
+        output = self.net(self.returns(batch.return_to_go), self.observe(batch.obs[:, :-1]), action, self.noise)
+        loss = imitation_loss(output, action, batch.valid, self.discrete)
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * min(1.0, self.step / max(1, config.warmup))
+        descend(self.optimizer, loss, clip=config.clip)
+        return {"nll" if self.discrete else "mse": loss.detach()}
+
+    def choose(self, to_go: Tensor, obs: Tensor, action: Tensor) -> Tensor:
+        """Actions for every step of histories: returns to go (N, L), observations (N, L, O), actions (N, L, A), raw.
+
+        An action sees the steps before it, so what stands in its own place does not matter.
+        """
+        output = self.net(self.returns(to_go), self.observe(obs), self.scale(action), None)
+        return output.argmax(-1) if self.discrete else self.scale.inverse(output.tanh())
+
+    def policy(self, *, seed: int) -> Policy:
+        """Reads the last `context` steps of each row; deterministic, so `seed` is unused."""
+        return History(self)
+
+
+class History:
+    """A policy that keeps the last steps of every row: raw observations, its own actions and returns to go."""
+
+    def __init__(self, learner: DT) -> None:
+        self.learner, self.context = learner, learner.config.context
+        self.to_go = np.zeros(0, np.float32)
+
+    @torch.no_grad()
+    def act(self, step: Step) -> Array:
+        """Actions for N rows. Raises ValueError if the number of rows changes while episodes run."""
+        rows, learner = len(step.obs), self.learner
+        fresh = len(self.to_go) != rows
+        self.to_go = asked_for(self.to_go, float(learner.returns.target), step)
+        if fresh:
+            self.length = np.zeros(rows, int)
+            self.asked = np.zeros((rows, self.context), np.float32)
+            self.seen = np.zeros((rows, self.context, step.obs.shape[1]), np.float32)
+            self.done = np.zeros((rows, self.context, learner.action_dim), np.float32)
+        for kept in (self.asked, self.seen, self.done):
+            kept[step.first] = 0
+            full = ~step.first & (self.length == self.context)
+            kept[full] = np.roll(kept[full], -1, axis=1)
+        self.length = np.where(step.first, 1, np.minimum(self.length + 1, self.context))
+        row, last = np.arange(rows), self.length - 1
+        self.asked[row, last], self.seen[row, last], self.done[row, last] = self.to_go, step.obs, 0
+        history = (torch.as_tensor(x, device=learner.device) for x in (self.asked, self.seen, self.done))
+        action = learner.choose(*history).cpu().numpy()[row, last]
+        self.done[row, last] = np.eye(learner.action_dim, dtype=np.float32)[action] if learner.discrete else action
+        return action

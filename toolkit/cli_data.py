@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -12,11 +13,10 @@ from tyro.conf import Positional
 
 from toolkit.cli_coverage import Coverage
 from toolkit.cli_relabel import Relabel
+from toolkit.cli_types import Location
 
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
-
-Location = Annotated[str, tyro.conf.arg(metavar="FOLDER|URL")]  # of a store; a Path would drop a slash of s3://
 
 
 def _open(path: str, commit: int | None, view: str | None) -> ReplayStore:
@@ -248,7 +248,7 @@ class Mix:
                 share = float(weight or 1)
             except ValueError:
                 raise ValueError(f"weight {weight!r} of {where} is no number; write STORE@VIEW=0.7") from None
-            parts.append((_open(Path(store), None, view or None), share))
+            parts.append((_open(store, None, view or None), share))
         mixed = mix(parts)
         mixed.save(self.out)
         shares = [float(share) for share in mixed.weights]

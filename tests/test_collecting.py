@@ -191,13 +191,6 @@ def test_wrong_settings_write_nothing(tmp_path, changed, complaint):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_collection_stands_in_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"cannot collect into s3://bucket/p.zarr: collect into a folder"):
-        collect("pendulum", out="s3://bucket/p.zarr", episodes=2)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_every_suite_here_says_its_requirements():
     for suite in registry.suites().values():
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -232,7 +231,7 @@ class Mix:
 
     parts: Positional[list[str]]
     """Each STORE or STORE@VIEW, perhaps with its weight: data/a.zarr@expert=0.7 data/b.zarr=0.3; 1 by default."""
-    out: Path
+    out: str
     """The file to make, like data/mix.json; the parts are pinned to their present commits."""
     json: bool = False
     """Print JSON for programs."""

@@ -73,14 +73,11 @@ def collect(
         env.close()
         ReplayStore.create(place, schema)
     store = ReplayStore.open(place)
-    _check_same(
-        place.name, store.schema.environment, made_by, ("suite", "collect"), "give the same flags to continue it"
-    )
+    saved = store.schema.environment
+    _check_same(place.name, saved, made_by, ("suite", "collect"), "give the same flags to continue it")
     if len(store) == episodes:
         return store
-    _check_same(
-        place.name, store.schema.environment, made_by, ("requirements",), "install those versions to continue it"
-    )
+    _check_same(place.name, saved, made_by, ("requirements",), "install those versions to continue it")
     with only_one(place.local) if place.local is not None else nullcontext():
         store = ReplayStore.open(place)  # another process may have committed before this one had the lock
         if len(store) > episodes:

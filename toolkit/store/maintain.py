@@ -78,7 +78,7 @@ def gc(path: str | Path | Backend, *, age: float = AGE, dry_run: bool = False) -
             remove(place, where)
     partial = []
     for key, size in place.sizes().items():
-        if not PARTIAL.fullmatch(key.rpartition("/")[2]) or key.startswith(
+        if not any(map(PARTIAL.fullmatch, key.split("/"))) or key.startswith(
             tuple(f"{w}/" for w in (*segments, *relabels))
         ):
             continue

@@ -232,7 +232,7 @@ class Mix:
 
     parts: Positional[list[str]]
     """Each STORE or STORE@VIEW, perhaps with its weight: data/a.zarr@expert=0.7 data/b.zarr=0.3; 1 by default."""
-    out: Path
+    out: str
     """The file to make, like data/mix.json; the parts are pinned to their present commits."""
     json: bool = False
     """Print JSON for programs."""
@@ -248,7 +248,7 @@ class Mix:
                 share = float(weight or 1)
             except ValueError:
                 raise ValueError(f"weight {weight!r} of {where} is no number; write STORE@VIEW=0.7") from None
-            parts.append((_open(Path(store), None, view or None), share))
+            parts.append((_open(store, None, view or None), share))
         mixed = mix(parts)
         mixed.save(self.out)
         shares = [float(share) for share in mixed.weights]

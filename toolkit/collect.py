@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache
 from importlib import metadata
 from itertools import pairwise
@@ -17,6 +18,8 @@ from toolkit.envs import Suite
 from toolkit.envs._vector import VectorEnvironment
 from toolkit.episodes import check_range, stream
 from toolkit.store import ReplayStore, Schema
+from toolkit.store.backend import backend
+from toolkit.store.maintain import vacant
 
 SHARE = 10
 """Episodes a worker process makes at a time, for each row it steps together."""
@@ -44,13 +47,12 @@ def collect(
 
     Raises ValueError, before anything is written, for arguments that do not fit, or if `out` is a store of
     another collection, of other versions of the suite's requirements, or holds more episodes already; ImportError
-    if a requirement is missing; and BlockingIOError if another process collects into it.
+    if a requirement is missing; and BlockingIOError if another process collects into it: at a URL, where there are
+    no locks, when that process commits first.
     """
     suite, chosen = registry.suite(suite_name), Dials(**dials)
     check_range(episodes, seed)
-    if "://" in str(out):
-        raise ValueError(f"cannot collect into {out}: collect into a folder, and copy it there when it is done")
-    out = Path(out)
+    place = backend(out)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     chosen.check(suite)
@@ -59,7 +61,7 @@ def collect(
         "collect": {**chosen.to_json(), "seed": seed, "split": "train"},
         "requirements": requirements(suite),
     }
-    if not out.exists():
+    if vacant(place):
         env = suite.make()
         schema = Schema.from_spaces(
             observation=env.observation_space,
@@ -69,22 +71,23 @@ def collect(
             environment=made_by,
         )
         env.close()
-        ReplayStore.create(out, schema)
-    store = ReplayStore.open(out)
-    _check_same(out, store.schema.environment, made_by, ("suite", "collect"), "give the same flags to continue it")
+        ReplayStore.create(place, schema)
+    store = ReplayStore.open(place)
+    saved = store.schema.environment
+    _check_same(place.name, saved, made_by, ("suite", "collect"), "give the same flags to continue it")
     if len(store) == episodes:
         return store
-    _check_same(out, store.schema.environment, made_by, ("requirements",), "install those versions to continue it")
-    with only_one(out):
-        store = ReplayStore.open(out)  # another process may have committed before this one had the lock
+    _check_same(place.name, saved, made_by, ("requirements",), "install those versions to continue it")
+    with only_one(place.local) if place.local is not None else nullcontext():
+        store = ReplayStore.open(place)  # another process may have committed before this one had the lock
         if len(store) > episodes:
             raise ValueError(
-                f"{out} holds {len(store)} episodes already, more than the {episodes} asked for: use a view"
+                f"{place.name} holds {len(store)} episodes already, more than the {episodes} asked for: use a view"
             )
         arguments = {"episodes": episodes, "seed": seed, **chosen.to_json()}
         made = _ordered(suite, arguments, len(store), episodes, workers)
         _append(store, made, max(1, SEGMENT_STEPS // suite.max_steps), progress)
-    return ReplayStore.open(out)
+    return ReplayStore.open(place)
 
 
 def requirements(suite: Suite) -> dict[str, str]:
@@ -102,7 +105,7 @@ def requirements(suite: Suite) -> dict[str, str]:
     return found
 
 
-def _check_same(out: Path, saved: dict[str, Any], now: dict[str, Any], parts: Sequence[str], advice: str) -> None:
+def _check_same(out: str, saved: dict[str, Any], now: dict[str, Any], parts: Sequence[str], advice: str) -> None:
     """Raise ValueError if a store was made by other settings than `now`, naming those that differ."""
     other = []
     for part in parts:
@@ -129,22 +132,29 @@ def segment_end(index: int, smallest: int) -> int:
 def _append(store: ReplayStore, made: Iterator[Episode], smallest: int, progress: Callable[[int], None] | None) -> None:
     """Append what is `made`, a segment at a time. An interrupt waits for the episode being written, and commits."""
     writer, end = store.writer(), segment_end(len(store), smallest)
+
+    def commit() -> None:
+        try:
+            writer.commit(rebase=store.backend.local is not None)
+        except FileExistsError:
+            raise BlockingIOError(f"{store.path}: another process committed to it meanwhile; run it again") from None
+
     try:
         for done, episode in enumerate(made, len(store) + 1):
             with interrupt_flag() as interrupted:
                 writer.append(episode)
                 if done == end:
-                    writer.commit()
-                    writer, end = store.writer(), segment_end(done, smallest)
+                    commit()
+                    writer, end = ReplayStore.open(store.backend).writer(), segment_end(done, smallest)
             if interrupted.is_set():
                 raise KeyboardInterrupt
             if progress is not None:
                 progress(done)
     except (KeyboardInterrupt, TaskFailed):
         with interrupt_flag():
-            writer.commit()
+            commit()
         raise
-    writer.commit()
+    commit()
 
 
 def _ordered(suite: Suite, arguments: dict[str, Any], start: int, stop: int, workers: int) -> Iterator[Episode]:

@@ -81,6 +81,7 @@ class Memoryless:
 
     choose: Callable[[Tensor], Tensor]  # -> (N, A) float32 within the limits, or (N,) int64
     device: str
+    deterministic: bool = True  # whether `choose` draws no random numbers
 
     @torch.no_grad()
     def act(self, step: Step) -> Array:

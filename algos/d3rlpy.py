@@ -1,40 +1,36 @@
-"""d3rlpy's continuous Q-learning algorithms (https://github.com/takuseno/d3rlpy) on our batches and in our loop."""
+"""d3rlpy's Q-learning algorithms (https://github.com/takuseno/d3rlpy), both kinds of action, on our batches."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
-import json
-import warnings
-from dataclasses import dataclass, fields
-from functools import cache
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from algos._common import ActionScale, check_batch, check_continuous, check_hidden
-from toolkit.core import Array, Batch, Family, LearnerConfig, Needs, Policy, Spec, Step, child_seed
-from toolkit.nets import generator, load_optimizer_state, optimizer_state
-from toolkit.normalize import Normalizer
+from algos._common import ActionScale, Memoryless, check_batch, check_hidden
+from algos._d3rlpy import Adapted, Stream, library, listed, near, theirs
+from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.nets import generator
 
 Algo = Literal[
-    "awac", "bc", "bcq", "bear", "cql", "crr", "ddpg", "iql", "plas", "plas_with_perturbation", "rebrac", "sac", "td3",
-    "td3_plus_bc",
+    "awac", "bc", "bcq", "bear", "cal_ql", "cql", "crr", "ddpg", "discrete_bc", "discrete_bcq", "discrete_cql",
+    "discrete_random_policy", "discrete_sac", "double_dqn", "dqn", "iql", "nfq", "plas", "plas_with_perturbation",
+    "random_policy", "rebrac", "sac", "td3", "td3_plus_bc",
 ]  # fmt: skip
-OURS = {"batch_size", "observation_scaler", "action_scaler", "reward_scaler", "compile_graph"}
+SUPERVISED = {"bc", "discrete_bc"}
+RANDOM = {"random_policy", "discrete_random_policy"}
+SAMPLING = {"bcq", "bear", "crr", *RANDOM}  # policies that draw random numbers
 
 
 @dataclass(frozen=True)
 class D3rlpyConfig(LearnerConfig):
-    """Any continuous Q-learning algorithm of d3rlpy 2.8.1, with d3rlpy's own defaults.
+    """Any Q-learning algorithm of d3rlpy 2.8.1, continuous or discrete, with d3rlpy's own defaults.
 
     It is given the same units as our own learners: observations standardised by the store's
-    statistics, actions scaled to [-1, 1] by the limits, rewards as they are. Absent are `cal_ql`
-    (needs returns-to-go) and `prdc` (needs the whole data set in memory), which a batch does not hold.
+    statistics, actions scaled to [-1, 1] by the limits, rewards as they are; batches of the run's size, not of
+    the algorithm's default one. Absent is `prdc`, which needs the whole data set in memory: a batch does not
+    hold it. The two random policies learn nothing: they are the floor.
     d3rlpy returns its losses as Python numbers, so on a GPU every update waits for the device. Where
     the actor moves every second step only, `actor_loss` is that of its last step.
     """
@@ -43,41 +39,57 @@ class D3rlpyConfig(LearnerConfig):
     family: ClassVar[Family] = "offline_rl"
 
     algo: Algo = "td3_plus_bc"
-    """d3rlpy's name of the algorithm; `bc` has the learner d3rlpy-bc."""
+    """d3rlpy's name of the algorithm; `bc` and `discrete_bc` have the learner d3rlpy-bc."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of every network, ReLU between them."""
     options: tuple[str, ...] = ()
-    """Fields of d3rlpy's config as key=value, the value in JSON: gamma=0.97 n_critics=4."""
+    """Fields of d3rlpy's config as key=value, the value in JSON: gamma=0.97 n_critics=4 q_func_factory=qr."""
 
     def __post_init__(self) -> None:
         check_hidden(self.hidden)
         known = get_args(get_type_hints(type(self))["algo"])
         if self.algo not in known:
-            raise ValueError(f"algo of {self.name} is {self.algo!r}; expected one of {', '.join(known)}")
-        if self.algo == "bc" and self.family != "supervised":
             raise ValueError(
-                "algo is 'bc', which is supervised; expected an offline_rl algorithm: use the learner d3rlpy-bc"
+                f"algo of {self.name} is {self.algo!r}{near(self.algo, known)}; expected one of {listed(known)}"
+            )
+        if self.algo in SUPERVISED and self.family != "supervised":
+            raise ValueError(
+                f"algo is {self.algo!r}, which is supervised; expected an offline_rl algorithm: "
+                "use the learner d3rlpy-bc"
             )
         if self.options:
-            theirs(self)
+            theirs(self.algo, self.hidden, self.options)
+
+    @property
+    def actions(self) -> tuple[Literal["continuous", "discrete"], ...]:  # type: ignore[override]
+        """The algorithm's own kind of action."""
+        return ("discrete" if self.algo.startswith("discrete_") or self.algo in {"dqn", "double_dqn", "nfq"} else
+                "continuous",)  # fmt: skip
 
     @property
     def needs(self) -> Needs:
-        """Transitions with rewards; ReBRAC penalises the distance to the next action, which a window of 2 holds."""
-        return Needs(reward=self.algo != "bc", window=2 if self.algo == "rebrac" else 1)
+        """Transitions with rewards; a window of 2 holds ReBRAC's next action, Cal-QL bounds values by returns to go."""
+        if self.algo == "cal_ql":
+            return Needs(reward=True, returns_to_go=True, discount=theirs(self.algo, self.hidden, self.options).gamma)
+        return Needs(reward=self.algo not in SUPERVISED | RANDOM, window=2 if self.algo == "rebrac" else 1)
 
-    def build(self, spec: Spec, *, seed: int, device: str) -> D3rlpy:
-        """Raises ValueError for discrete or unbounded actions."""
-        return D3rlpy(self, spec, seed=seed, device=device)
+    def build(self, spec: Spec, *, seed: int, device: str) -> D3rlpy | RandomD3rlpy:
+        """Raises ValueError if the data's actions are not of the algorithm's kind, or are unbounded."""
+        kind, other = ("discrete", "continuous") if spec.discrete else ("continuous", "discrete")
+        if kind not in self.actions:
+            twin = {"discrete": f"discrete_{self.algo}", "continuous": self.algo.removeprefix("discrete_")}[kind]
+            hint = f": use {twin}" if twin in get_args(Algo) else ""
+            raise ValueError(f"d3rlpy's {self.algo} needs {other} actions, the store's are {kind} ones{hint}")
+        return (RandomD3rlpy if self.algo in RANDOM else D3rlpy)(self, spec, seed=seed, device=device)
 
 
 @dataclass(frozen=True)
 class D3rlpyBCConfig(D3rlpyConfig):
-    """d3rlpy's behaviour cloning: squared error of a tanh-squashed action."""
+    """d3rlpy's behaviour cloning: squared error of a tanh-squashed action, or a softmax over discrete ones."""
 
     name: ClassVar[str] = "d3rlpy-bc"
     family: ClassVar[Family] = "supervised"
-    algo: Literal["bc"] = "bc"
+    algo: Literal["bc", "discrete_bc"] = "bc"
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class D3rlpyCQLConfig(D3rlpyConfig):
 
     name: ClassVar[str] = "d3rlpy-cql"
     paper: ClassVar[str] = "2006.04779"
-    algo: Literal["cql"] = "cql"
+    algo: Literal["cql", "discrete_cql"] = "cql"
 
 
 @dataclass(frozen=True)
@@ -116,176 +128,83 @@ class D3rlpyAWACConfig(D3rlpyConfig):
     algo: Literal["awac"] = "awac"
 
 
-@cache
-def library() -> ModuleType:
-    """d3rlpy, imported at first use and without the notices that it and gym print."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        import d3rlpy
-        import d3rlpy.algos
-        import d3rlpy.models
-        import d3rlpy.torch_utility
-    return d3rlpy
-
-
-def parse(option: str) -> tuple[str, Any]:
-    """'key=value' as the key and the value, which is JSON or else a plain string. Raises ValueError without '='."""
-    key, equals, text = option.partition("=")
-    if not equals:
-        raise ValueError(f"option {option!r} has no '='; expected key=value, as in gamma=0.97")
-    try:
-        return key, json.loads(text)
-    except json.JSONDecodeError:
-        return key, text
-
-
-def theirs(config: D3rlpyConfig) -> Any:
-    """d3rlpy's own config object for ours. Raises ValueError for an unknown field or a value of another type."""
-    algos = vars(library().algos).values()
-    kind = next(
-        c for c in algos if hasattr(c, "get_type") and c.__name__.endswith("Config") and c.get_type() == config.algo
-    )
-    values = kind().serialize_to_dict()
-    encoder = {
-        "type": "vector",
-        "params": library().models.VectorEncoderFactory(list(config.hidden)).serialize_to_dict(),
-    }
-    values |= {field.name: encoder for field in fields(kind) if field.name.endswith("encoder_factory")}
-    known = {name: value for name, value in values.items() if name not in OURS}
-    for key, value in map(parse, config.options):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"d3rlpy's {config.algo} has no option {key!r}{hint}; it has {', '.join(sorted(known))}")
-        default = known[key]
-        due = (int, float) if type(default) is float else type(default)
-        if default is not None and (not isinstance(value, due) or isinstance(value, bool) != isinstance(default, bool)):
-            raise ValueError(f"option {key} is {value!r}; expected a {type(default).__name__}, such as {default!r}")
-        values[key] = value
-    return kind.deserialize_from_dict(values)
-
-
-class Stream:
-    """A random stream of our own that takes the place of torch's global one inside `with`."""
-
-    def __init__(self, seed: int, device: str) -> None:
-        self.globals: list[torch.Generator] = [torch.default_generator]
-        if torch.device(device).type == "cuda":
-            torch.cuda.init()
-            self.globals.append(torch.cuda.default_generators[torch.device(device).index or 0])
-        self.states = [generator(seed, place.device).get_state() for place in self.globals]
-
-    def __enter__(self) -> None:
-        outside = [place.get_state() for place in self.globals]
-        for place, state in zip(self.globals, self.states, strict=True):
-            place.set_state(state)
-        self.states = outside
-
-    def __exit__(self, *_: object) -> None:
-        self.__enter__()  # the exchange undoes itself
-
-
-class D3rlpy:
-    """One d3rlpy algorithm, its updates and predictions drawn from its own random streams."""
+class D3rlpy(Adapted):
+    """One of d3rlpy's Q-learning algorithms or of its cloners."""
 
     def __init__(self, config: D3rlpyConfig, spec: Spec, *, seed: int, device: str) -> None:
-        check_continuous(config.name, spec)
-        self.config, self.device, self.step = config, device, 0
-        self.losses: dict[str, float] = {}
-        self.observe = Normalizer(spec.obs).to(device)
-        self.scale = ActionScale(spec).to(device)
-        self.random = Stream(child_seed(seed, "d3rlpy"), device)
-        algo = theirs(config).create(device=device)
-        with self.random:
-            algo.create_impl((spec.obs_dim,), spec.action_dim)
-        self.impl = algo.impl
-        parts = {field.name: getattr(self.impl.modules, field.name) for field in fields(self.impl.modules)}
-        self.modules = {k: part for k, part in parts.items() if isinstance(part, nn.Module)}
-        self.optimizers = {k: part for k, part in parts.items() if part is not None and not isinstance(part, nn.Module)}
+        self.config = config
+        super().__init__(theirs(config.algo, config.hidden, config.options), spec, seed=seed, device=device)
 
     def mini_batch(self, batch: Batch) -> Any:
-        """Our batch as d3rlpy's: column vectors, float terminals, one-step intervals."""
+        """Our batch as d3rlpy's: column vectors, choices by number, float terminals, one-step intervals."""
         check_batch(batch, self.config.needs)
         obs, action = self.observe(batch.obs[:, :2]), self.scale(batch.action)
-        columns = [batch.reward[:, :1], torch.zeros_like(batch.reward[:, :1]), batch.terminated[:, :1].float()]
-        parts = [
-            obs[:, 0],
-            action[:, 0],
-            columns[0],
-            obs[:, 1],
-            action[:, -1],
-            *columns[1:],
-            torch.ones_like(columns[0]),
-        ]
+        if self.discrete:
+            action = action.argmax(-1, keepdim=True)
+        reward = batch.reward[:, :1]
+        to_go = torch.zeros_like(reward) if batch.return_to_go is None else batch.return_to_go[:, :1]
+        terminal = batch.terminated[:, :1].float()
+        parts = [obs[:, 0], action[:, 0], reward, obs[:, 1], action[:, -1], to_go, terminal, torch.ones_like(reward)]
         if self.config.needs.window == 2:  # a truncated last step has no next action to speak of
             parts = [part[batch.terminated[:, 0] | batch.valid[:, 1]] for part in parts]
         return library().torch_utility.TorchMiniBatch(*parts, device=self.device)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One update of d3rlpy's; metrics are the latest value of each of its losses."""
-        with self.random:
-            losses = self.impl.update(self.mini_batch(batch), self.step)
-        self.losses |= losses
-        self.step += 1
-        return {name: torch.tensor(loss) for name, loss in self.losses.items()}
+        return self.advance(self.mini_batch(batch))
+
+    def choose(self, obs: Tensor) -> Tensor:
+        """d3rlpy's greedy action for raw observations (N, O): (N, A) in raw units, or (N,) choices."""
+        action = self.impl.predict_best_action(self.observe(obs))
+        return action.long() if self.discrete else self.scale.inverse(action)
 
     def policy(self, *, seed: int) -> Policy:
-        """d3rlpy's greedy action; bcq and bear sample candidates for it, from a stream seeded by `seed`."""
-        return D3rlpyPolicy(self, Stream(child_seed(seed, "policy"), self.device))
+        """d3rlpy's greedy action; bcq, bear and crr sample candidates for it, from a stream seeded by `seed`."""
+        if self.config.algo not in SAMPLING:
+            return Memoryless(self.choose, self.device)
+        random = Stream(child_seed(seed, "policy"), self.device)
+
+        def choose(obs: Tensor) -> Tensor:
+            with random:
+                return self.choose(obs)
+
+        return Memoryless(choose, self.device, deterministic=False)
+
+
+class RandomD3rlpy:
+    """d3rlpy's random policies, drawn from a stream of ours instead of NumPy's global one; an update only counts."""
+
+    def __init__(self, config: D3rlpyConfig, spec: Spec, *, seed: int, device: str) -> None:
+        self.config, self.device, self.step = config, device, 0
+        self.theirs = theirs(config.algo, config.hidden, config.options)
+        self.scale, self.discrete, self.action_dim = ActionScale(spec).to(device), spec.discrete, spec.action_dim
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Nothing is learned; `updates` counts the batches shown."""
+        check_batch(batch, self.config.needs)
+        self.step += 1
+        return {"updates": torch.tensor(float(self.step))}
+
+    def policy(self, *, seed: int) -> Policy:
+        """Uniform over the limits or the choices; or normal about the middle, clipped, as d3rlpy's config says."""
+        random = generator(child_seed(seed, "policy"), self.device)
+
+        def choose(obs: Tensor) -> Tensor:
+            if self.discrete:
+                return torch.randint(self.action_dim, (len(obs),), generator=random, device=self.device)
+            shape = (len(obs), self.action_dim)
+            if self.theirs.distribution == "uniform":
+                unit = 2 * torch.rand(shape, generator=random, device=self.device) - 1
+            else:
+                unit = self.theirs.normal_std * torch.randn(shape, generator=random, device=self.device)
+            return self.scale.inverse(unit.clamp(-1, 1))
+
+        return Memoryless(choose, self.device, deterministic=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters, targets, optimisers, schedules, the step, the random stream and the normalisers."""
-        schedules = {name: wrapper._lr_scheduler for name, wrapper in self.optimizers.items()}
-        return {
-            "step": self.step,
-            "losses": dict(self.losses),
-            "modules": {name: copied(module) for name, module in self.modules.items()},
-            "optimizers": {name: optimizer_state(wrapper.optim) for name, wrapper in self.optimizers.items()},
-            "schedules": {
-                k: {n: v for n, v in s.state_dict().items() if n != "lr_lambdas"} for k, s in schedules.items() if s
-            },
-            "random": {str(index): state.clone() for index, state in enumerate(self.random.states)},
-            "observe": copied(self.observe),
-            "scale": copied(self.scale),
-        }
+        """The number of updates."""
+        return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`. Raises ValueError if it was saved by another algorithm."""
-        for kind, parts in (("modules", self.modules), ("optimizers", self.optimizers)):
-            if state[kind].keys() != parts.keys():
-                raise ValueError(f"state holds the {kind} {sorted(state[kind])}, expected {sorted(parts)}")
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        for name, wrapper in self.optimizers.items():
-            load_optimizer_state(wrapper.optim, state["optimizers"][name])
-            if wrapper._lr_scheduler:
-                wrapper._lr_scheduler.load_state_dict(wrapper._lr_scheduler.state_dict() | state["schedules"][name])
-        self.random.states = [state["random"][str(index)].cpu().clone() for index in range(len(self.random.states))]
-        self.observe.load_state_dict(state["observe"])
-        self.scale.load_state_dict(state["scale"])
-        self.step, self.losses = int(state["step"]), dict(state["losses"])
-
-
-def copied(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, not shared with it."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-@dataclass(frozen=True)
-class D3rlpyPolicy:
-    """Acts by d3rlpy's greedy prediction."""
-
-    learner: D3rlpy
-    random: Stream
-
-    @torch.no_grad()
-    def act(self, step: Step) -> Array:
-        """Actions (N, A) in raw units; `step.first` changes nothing, for there is nothing to forget."""
-        obs = torch.as_tensor(np.asarray(step.obs, np.float32), device=self.learner.device)
-        with self.random:
-            action = self.learner.impl.predict_best_action(self.learner.observe(obs))
-        return self.learner.scale.inverse(action).cpu().numpy()
+        """Inverse of `state_dict`."""
+        self.step = int(state["step"])

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,14 +13,14 @@ from torch import Tensor, nn
 from algos._common import (
     ActionScale,
     ReturnScale,
-    asked_for,
     check_batch,
     check_count,
     check_fraction,
     check_not_negative,
     check_positive,
 )
-from toolkit.core import Array, Batch, Family, LearnerConfig, Needs, Policy, Spec, Step, child_seed
+from algos._history import History
+from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
 from toolkit.nets import Checkpointed, adamw, descend, generator
 from toolkit.normalize import Normalizer
 
@@ -190,35 +189,4 @@ class DT(Checkpointed):
 
     def policy(self, *, seed: int) -> Policy:
         """Reads the last `context` steps of each row; deterministic, so `seed` is unused."""
-        return History(self)
-
-
-class History:
-    """A policy that keeps the last steps of every row: raw observations, its own actions and returns to go."""
-
-    def __init__(self, learner: DT) -> None:
-        self.learner, self.context = learner, learner.config.context
-        self.to_go = np.zeros(0, np.float32)
-
-    @torch.no_grad()
-    def act(self, step: Step) -> Array:
-        """Actions for N rows. Raises ValueError if the number of rows changes while episodes run."""
-        rows, learner = len(step.obs), self.learner
-        fresh = len(self.to_go) != rows
-        self.to_go = asked_for(self.to_go, float(learner.returns.target), step)
-        if fresh:
-            self.length = np.zeros(rows, int)
-            self.asked = np.zeros((rows, self.context), np.float32)
-            self.seen = np.zeros((rows, self.context, step.obs.shape[1]), np.float32)
-            self.done = np.zeros((rows, self.context, learner.action_dim), np.float32)
-        for kept in (self.asked, self.seen, self.done):
-            kept[step.first] = 0
-            full = ~step.first & (self.length == self.context)
-            kept[full] = np.roll(kept[full], -1, axis=1)
-        self.length = np.where(step.first, 1, np.minimum(self.length + 1, self.context))
-        row, last = np.arange(rows), self.length - 1
-        self.asked[row, last], self.seen[row, last], self.done[row, last] = self.to_go, step.obs, 0
-        history = (torch.as_tensor(x, device=learner.device) for x in (self.asked, self.seen, self.done))
-        action = learner.choose(*history).cpu().numpy()[row, last]
-        self.done[row, last] = np.eye(learner.action_dim, dtype=np.float32)[action] if learner.discrete else action
-        return action
+        return History(self, self.config.context)

@@ -179,4 +179,4 @@ class FQL(Checkpointed):
         def choose(obs: Tensor) -> Tensor:
             return self.choose(obs, torch.randn(len(obs), self.action_dim, generator=random, device=self.device))
 
-        return Memoryless(choose, self.device)
+        return Memoryless(choose, self.device, deterministic=False)

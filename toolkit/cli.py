@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_data import Data
+from toolkit.cli_runs import FQE, Export
 from toolkit.cli_types import Location
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
@@ -199,30 +200,6 @@ class Eval:
 
 
 @dataclass
-class Fqe:
-    """Judge trained runs from their data alone: fitted Q evaluation beside the data's own discounted return."""
-
-    runs: Positional[list[Path]]
-    """Folders of finished runs."""
-    steps: int = 10_000
-    """Updates of the evaluation's critics."""
-    discount: float = 0.99
-    seed: int = 0
-
-    def run(self) -> int:
-        from toolkit.fqe import evaluate_run
-        from toolkit.text import aligned
-
-        rows = [["run", "value", "behaviour", "TD error", "disagreement"]]
-        for folder in self.runs:
-            found = evaluate_run(folder, steps=self.steps, seed=self.seed, discount=self.discount)
-            numbers = (found.policy, found.behaviour, found.td_error, found.disagreement)
-            rows.append([folder.name, *(f"{number:.3f}" for number in numbers)])
-        print(aligned(rows))
-        return 0
-
-
-@dataclass
 class Plot:
     """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
 
@@ -265,22 +242,6 @@ class Report:
                 command=f"packmule report {' '.join(map(str, self.runs))}",
             )
         print(page)
-        return 0
-
-
-@dataclass
-class Export:
-    """Write a run's policy as one file that needs nothing of ours: raw observations in, actions out."""
-
-    run_folder: Positional[Path]
-    """Folder of a trained run."""
-    out: Path
-    """The file to write; .pt is TorchScript, .onnx is ONNX."""
-
-    def run(self) -> int:
-        from toolkit.export import export
-
-        print(export(self.run_folder, self.out))
         return 0
 
 
@@ -470,7 +431,7 @@ def parse(argv: Sequence[str]) -> Command:
         "data": Data,
         "train": train,
         "eval": Eval,
-        "fqe": Fqe,
+        "fqe": FQE,
         "plot": Plot,
         "report": Report,
         "export": Export,

@@ -207,6 +207,25 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Reactive(Policy, Protocol):
+    """A policy that looks at the present observation alone: it can be evaluated on data, and exported.
+
+    One that remembers, plans ahead or asks for a return does not have all three of these.
+    """
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether `choose` gives the same actions every time; otherwise it draws from the policy's own stream."""
+
+    @property
+    def device(self) -> str:
+        """Where `choose` computes."""
+
+    def choose(self, obs: Tensor, /) -> Tensor:
+        """Raw observations (N, O) float32 -> actions (N, A) float32 within the limits, or (N,) int64."""
+
+
+@runtime_checkable
 class Learner(Protocol):
     """Parameters, optimisers and how they move. The loop is not its business."""
 

@@ -1,147 +1,275 @@
-"""Fitted Q evaluation: what a trained policy would earn, judged from data alone."""
+"""Fitted Q evaluation (arXiv:2007.09055, sec. 3): a trained policy's value, estimated from data alone.
+
+For choosing between trained runs without acting. The value is that of the policy as evaluation runs it: a
+deterministic policy's own action follows the next state; one that draws random numbers is asked `samples` times,
+each draw from its own distribution, and their Q are averaged.
+"""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit import feed
-from toolkit.configure import load_learner, open_data, resolve_device
-from toolkit.core import Array, Learner, Needs, Policy, Step, child_seed
+from toolkit.configure import load_learner, open_data
+from toolkit.core import Array, Batch, Policy, Reactive, Spec, child_seed
 from toolkit.nets import StackedMLP, adam, descend, generator, polyak
 from toolkit.normalize import Normalizer
+from toolkit.records import RunConfig
+from toolkit.stats import Estimate
 from toolkit.store import Mixture, ReplayStore
 
-STARTS = 256  # first observations of at most so many episodes are averaged
+RESAMPLES = 2000
+Progress = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
-class Value:
-    """Discounted values, means over first observations of the data's episodes."""
+class FQEConfig:
+    """How Q is fitted. The members of the ensemble share the data and differ in their first weights only."""
 
-    policy: float  # by fitted Q evaluation
-    behaviour: float  # the data's own mean discounted return
-    td_error: float  # root mean square of the last tenth of the updates; large where the fit has not settled
-    disagreement: float  # of two critics about the policy's value
+    discount: float = 0.99
+    """Of future rewards."""
+    steps: int = 10_000
+    """Gradient steps."""
+    batch_size: int = 256
+    samples: int = 10
+    """Actions drawn where the policy draws random numbers; a deterministic one is asked once."""
+    members: int = 2
+    """Networks with targets of their own; the value is their mean."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    lr: float = 3e-4
+    """Adam's learning rate."""
+    tau: float = 0.005
+    """Rate of the target networks' moving average."""
+    starts: int = 1000
+    """Episodes, drawn at random if there are more, at whose first states the value is estimated."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "samples", "members", "starts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount must lie in [0, 1), got {self.discount}: else a value need not be finite")
+        if not (0 < self.lr < math.inf and 0 < self.tau <= 1):
+            raise ValueError(f"lr must be above 0 and tau in (0, 1], got {self.lr} and {self.tau}")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
 
 
-def fitted_value(
-    learner: Learner,
-    data: ReplayStore | Mixture,
+class FittedQ:
+    """Q of one policy, in raw units. Targets never leave what rewards of the data could add up to."""
+
+    def __init__(self, policy: Reactive, spec: Spec, config: FQEConfig, *, seed: int) -> None:
+        self.policy, self.spec, self.config = policy, spec, config
+        self.td_error = math.nan  # set by `fit`
+        self.observe, self.scale = Normalizer(spec.obs), Normalizer(spec.action)
+        inputs = spec.obs_dim + spec.action_dim
+        weights = generator(child_seed(seed, "parameters"))
+        self.q = StackedMLP(config.members, inputs, config.hidden, 1, generator=weights)
+        self.target = deepcopy(self.q)
+        self.optimizer = adam(self.q.parameters(), config.lr)
+        low, high = min(float(spec.reward.low[0]), 0.0), max(float(spec.reward.high[0]), 0.0)
+        self.low, self.high = (end / (1 - config.discount) for end in (low, high))
+        self.unit = max(abs(self.low), abs(self.high), 1e-6) * (1 - config.discount)  # the largest reward, in size
+        self.unit *= min(spec.horizon, 1 / (1 - config.discount))
+
+    def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Raw observations (B, O) and actions (B, A), one-hot if discrete, as the networks read them: (B, O + A)."""
+        return torch.cat([self.observe(obs), action if self.spec.discrete else self.scale(action)], -1)
+
+    def acts(self, obs: Tensor) -> list[Tensor]:
+        """The policy's actions for raw observations (B, O): one (B, A), or `samples` of them if it draws."""
+        times = 1 if self.policy.deterministic else self.config.samples
+        found = [self.policy.choose(obs.to(self.policy.device)).cpu() for _ in range(times)]
+        if self.spec.discrete:
+            return [torch.nn.functional.one_hot(action, self.spec.action_dim).float() for action in found]
+        return found
+
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        """V of raw observations (B, O), raw units, each member's: the mean of Q over the policy's actions; (M, B).
+
+        By the target networks: an average of the latest ones, whose noise of single steps it leaves out.
+        """
+        q = torch.stack([self.target(self.inputs(obs, action)).squeeze(-1) for action in self.acts(obs)])
+        return (q.mean(0) * self.unit).clamp(self.low, self.high)
+
+    def update(self, batch: Batch) -> Tensor:
+        """One step down the squared error to r + discount V(s'); a truncated end still bootstraps. The loss, 0-d."""
+        alive = 1 - batch.terminated[:, 0].float()
+        target = batch.reward[:, 0] + self.config.discount * alive * self.values(batch.obs[:, 1])
+        target = target.clamp(self.low, self.high) / self.unit
+        q = self.q(self.inputs(batch.obs[:, 0], batch.action[:, 0])).squeeze(-1)
+        loss = (q - target).square().mean(1).sum()
+        descend(self.optimizer, loss)
+        polyak(self.target, self.q, self.config.tau)
+        return loss.detach()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A policy's value at the episodes' first states, beside what the data's own behaviour received from there."""
+
+    run: str  # its id; "" for a policy that is of no run
+    learner: str
+    value: Estimate  # of the policy: discounted, mean over first states; the interval is over episodes only
+    behaviour: Estimate  # Monte-Carlo: the episodes' own discounted rewards, likewise
+    disagreement: float  # standard deviation of the members' mean values: no part of the interval
+    td_error: float  # root mean square over the last tenth of the steps; large where the fit has not settled
+    truncated: float  # share of those episodes whose Monte-Carlo sum ends before their environment does
+    deterministic: bool
+    discount: float
+    steps: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        ends = {
+            name: {"value": e.value, "low": e.low, "high": e.high, "level": e.level, "episodes": e.n}
+            for name, e in (("value", self.value), ("behaviour", self.behaviour))
+        }
+        return {**vars(self), **ends}
+
+
+def fit(
+    policy: Reactive,
+    draw: Callable[[], Batch],
+    spec: Spec,
+    config: FQEConfig,
     *,
-    steps: int = 10_000,
+    seed: int,
+    progress: Progress | None = None,
+) -> FittedQ:
+    """Fit Q of `policy` on transitions from `draw`. Raises FloatingPointError if the loss is not finite."""
+    fitted, last = FittedQ(policy, spec, config, seed=seed), []
+    for number in range(1, config.steps + 1):
+        loss = fitted.update(draw())
+        if number > config.steps - max(1, config.steps // 10):
+            last.append(loss)
+        if number % 500 == 0 or number == config.steps:
+            if not math.isfinite(float(loss)):
+                raise FloatingPointError(f"the loss of Q is not finite after {number} steps; lower the learning rate")
+            if progress is not None:
+                progress(number, config.steps)
+    fitted.td_error = fitted.unit * float(torch.stack(last).mean() / config.members) ** 0.5
+    return fitted
+
+
+def evaluate_run(
+    folder: str | Path,
+    *,
+    store: str | Path | None = None,
+    view: str | None = None,
+    commit: int | None = None,
+    config: FQEConfig | None = None,
     seed: int = 0,
-    discount: float = 0.99,
-    batch_size: int = 256,
-    hidden: tuple[int, ...] = (256, 256),
-    lr: float = 3e-4,
-    tau: float = 0.005,
-    draws: int = 10,
-    device: str = "cpu",
-) -> Value:
-    """The discounted value of the learner's policy on `data` (arXiv:1903.08738, with target networks).
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Fit Q of a trained run's policy on a store, by default the one it was trained on, and value its first states.
 
-    The target is r + discount * Q'(s', a'), with a' the policy's own action: of a deterministic policy its one
-    action, of a stochastic one a fresh draw at every update, and `draws` of them at the first observations.
-    Q is the mean of two critics, not the lesser. It is only as good as the data cover what the policy does.
-    Raises ValueError if the policy remembers or plans over an episode, since the value of (s, a) then is not enough.
+    Raises ValueError if the policy remembers, plans or asks for a return (its action is no function of the
+    observation, so no Q of states and actions is its value), or if the data are of another shape than the run's.
     """
-    if steps < 1 or draws < 1 or not 0 <= discount < 1:
-        raise ValueError(
-            f"steps and draws must be at least 1 and discount lie in [0, 1), got {steps}, {draws} and {discount}"
-        )
-    spec = data.spec
-    starts = first_observations(data, np.random.default_rng(child_seed(seed, "starts")))
-    check_memoryless(learner, starts)
-    policy = learner.policy(seed=child_seed(seed, "policy"))
-    observe = Normalizer(spec.obs).to(device)
-    scale = (lambda action: action) if spec.discrete else Normalizer(spec.action).to(device)
-    weights = generator(child_seed(seed, "parameters"))
-    critics = StackedMLP(2, spec.obs_dim + spec.action_dim, hidden, 1, generator=weights).to(device)
-    targets = copy.deepcopy(critics).requires_grad_(False)
-    optimizer = adam(critics.parameters(), lr)
+    run, learner, _ = load_learner(folder)
+    policy = reactive(run, learner.policy(seed=child_seed(seed, "fqe", "policy")), "has no value that can be fitted")
+    data = opened(run, store, view, commit)
+    check_shape(folder, data, learner_spec(folder))
+    torch.set_num_threads(run.threads)
+    found = evaluate(policy, data, config or FQEConfig(), seed=seed, progress=progress)
+    return replace(found, run=run.identity, learner=run.learner)
 
-    def q(networks: StackedMLP, obs: Tensor, action: Tensor) -> Tensor:
-        return networks(torch.cat([observe(obs), scale(action)], -1)).squeeze(-1)  # (M, B)
 
-    def chosen(obs: Tensor) -> Tensor:
-        return acted(policy, obs, spec.action_dim if spec.discrete else None)
-
-    sampler = feed.sampler(data, Needs(reward=True), batch_size=batch_size, seed=child_seed(seed, "batches"))
-    errors = []
-    for step in range(steps):
-        batch = sampler.next()
-        obs, next_obs = batch.obs.to(device).unbind(1)
-        with torch.no_grad():
-            alive = 1 - batch.terminated[:, 0].to(device).float()
-            next_q = q(targets, next_obs, chosen(next_obs)).mean(0)
-            target = batch.reward[:, 0].to(device) + discount * alive * next_q
-        loss = (q(critics, obs, batch.action[:, 0].to(device)) - target).square().mean(1).sum()
-        descend(optimizer, loss)
-        polyak(targets, critics, tau)
-        if step >= steps - max(1, steps // 10):
-            errors.append(loss.detach() / 2)
-    with torch.no_grad():
-        shown = torch.from_numpy(starts).to(device)
-        each = torch.stack([q(critics, shown, chosen(shown)) for _ in range(draws)]).mean((0, 2))  # (M,)
-    return Value(
-        policy=float(each.mean()),
-        behaviour=monte_carlo_value(data, discount),
-        td_error=float(torch.stack(errors).mean().sqrt()),
-        disagreement=float(each.std()),
+def evaluate(
+    policy: Reactive, data: ReplayStore | Mixture, config: FQEConfig, *, seed: int, progress: Progress | None = None
+) -> Evaluation:
+    """Fit Q of a policy on a store, view or mixture, and value the first states of its episodes, all counting alike."""
+    sampler = data.sampler(batch_size=config.batch_size, seed=child_seed(seed, "fqe", "batches"))
+    fitted = fit(policy, sampler.next, data.spec, config, seed=child_seed(seed, "fqe"), progress=progress)
+    first, sums, truncated = episodes(data, config, seed)
+    each = fitted.values(torch.from_numpy(first)).double().numpy()  # (M, n)
+    rng = np.random.default_rng(child_seed(seed, "fqe", "bootstrap"))
+    return Evaluation(
+        run="",
+        learner="",
+        value=bootstrapped(each.mean(0), rng),
+        behaviour=bootstrapped(sums, rng),
+        disagreement=float(each.mean(1).std(ddof=1)) if len(each) > 1 else 0.0,
+        td_error=fitted.td_error,
+        truncated=truncated,
+        deterministic=policy.deterministic,
+        discount=config.discount,
+        steps=config.steps,
     )
 
 
-def monte_carlo_value(data: ReplayStore | Mixture, discount: float) -> float:
-    """Mean over episodes of the discounted sum of their rewards: the behaviour's value, cut where an episode is."""
-    totals = []
-    for index in range(len(data)):
-        reward = data.episode(index).reward.astype(np.float64)
-        totals.append(float((discount ** np.arange(len(reward)) * reward).sum()))
-    return float(np.mean(totals))
+def reactive(run: RunConfig, policy: Policy, consequence: str) -> Reactive:
+    """The policy, if it looks at the present observation alone. Raises ValueError naming the learner if not."""
+    if isinstance(policy, Reactive):
+        return policy
+    raise ValueError(
+        f"{run.learner} {consequence}: its policy depends on more than the present observation "
+        f"({type(policy).__name__} remembers steps, plans ahead or asks for a return)"
+    )
 
 
-def evaluate_run(folder: str | Path, *, steps: int = 10_000, seed: int = 0, discount: float = 0.99) -> Value:
-    """Fitted Q evaluation of a trained run's policy on the data it was trained on, all of its view."""
-    config, learner, _ = load_learner(folder)
-    data = open_data(config.store, config.commit, config.view)
-    return fitted_value(learner, data, steps=steps, seed=seed, discount=discount, device=resolve_device("auto"))
+def opened(run: RunConfig, store: str | Path | None, view: str | None, commit: int | None) -> ReplayStore | Mixture:
+    """The named data, or else the run's own. Raises ValueError for data without episodes."""
+    if store is None and (view, commit) != (None, None):
+        raise ValueError("view and commit are of a store; name it too")
+    data = open_data(run.store, run.commit, run.view, run.relabel) if store is None else open_data(store, commit, view)
+    if len(data) == 0:
+        raise ValueError(f"{data.path} holds no episodes yet; append some and commit")
+    return data
 
 
-def first_observations(data: ReplayStore | Mixture, rng: np.random.Generator) -> Array:
-    """(n, O) float32: the first observations of up to STARTS episodes."""
-    chosen = rng.permutation(len(data))[:STARTS]
-    return np.stack([data.schema.flatten(data.episode(int(i)).observations())[0] for i in chosen])
+def learner_spec(folder: str | Path) -> Spec:
+    """The Spec that a run was trained for; `load_learner` has checked the file."""
+    from toolkit.records import read_object
+
+    return Spec.from_json(read_object(Path(folder) / "spec.json")["spec"])
 
 
-def acted(policy: Policy, obs: Tensor, choices: int | None) -> Tensor:
-    """The policy's actions (N, A) for observations (N, O); one-hot among `choices` if they are discrete."""
-    rows = obs.cpu().numpy()
-    action = policy.act(Step(rows, np.zeros(len(rows), np.float32), np.ones(len(rows), bool)))
-    if choices is not None:
-        action = np.eye(choices, dtype=np.float32)[action]
-    return torch.from_numpy(action).to(obs.device)
+def check_shape(folder: str | Path, data: ReplayStore | Mixture, spec: Spec) -> None:
+    """Raises ValueError if observations or actions of the data are of another shape than the run's."""
+    for name in ("obs_dim", "action_dim", "discrete"):
+        if (mine := getattr(spec, name)) != (found := getattr(data.spec, name)):
+            raise ValueError(
+                f"{folder} was trained on data with {name} {mine}, {data.path} has {found}: "
+                "give a store of the same observations and actions"
+            )
 
 
-def check_memoryless(learner: Learner, obs: Array) -> None:
-    """Raises ValueError if the policy acts differently after `first` than in the middle of an episode.
+def episodes(data: ReplayStore | Mixture, config: FQEConfig, seed: int) -> tuple[Array, Array, float]:
+    """First observations (n, O) float32, discounted sums of rewards (n,) float64, and the share that is truncated."""
+    chosen = np.arange(len(data))
+    if len(chosen) > config.starts:
+        chosen = np.sort(np.random.default_rng(child_seed(seed, "fqe", "starts")).permutation(chosen)[: config.starts])
+    first, sums, ended = [], [], 0
+    for index in chosen.tolist():
+        episode = data.episode(index)
+        first.append(data.schema.flatten({key: values[:1] for key, values in episode.observations().items()})[0])
+        sums.append(monte_carlo(episode.reward, config.discount))
+        ended += episode.terminated
+    return np.stack(first).astype(np.float32), np.array(sums), 1 - ended / len(chosen)
 
-    Both policies have one seed and act as often, so a stochastic one draws the same.
-    """
-    ones = np.ones(len(obs), np.float32)
-    found = []
-    for first in (True, False):
-        policy = learner.policy(seed=0)
-        policy.act(Step(obs[::-1].copy(), ones, np.ones(len(obs), bool)))
-        found.append(policy.act(Step(obs, ones, np.full(len(obs), first))))
-    after_first, in_the_middle = found
-    if not np.array_equal(after_first, in_the_middle):
-        raise ValueError(
-            "the policy remembers or plans over its episode, so a state and an action do not decide what follows; "
-            "fitted Q evaluation needs a policy of the observation alone: evaluate this one in its environment"
-        )
+
+def monte_carlo(reward: Array, discount: float) -> float:
+    """The discounted sum of one episode's rewards (T,), in float64."""
+    return float(np.asarray(reward, np.float64) @ discount ** np.arange(len(reward)))
+
+
+def bootstrapped(values: Array, rng: np.random.Generator, level: float = 0.95) -> Estimate:
+    """The mean of (n,) with a percentile bootstrap interval; without bounds for one value."""
+    n = len(values)
+    if n == 1:
+        return Estimate(float(values[0]), -math.inf, math.inf, level, 1)
+    means = np.array([values[rng.integers(n, size=n)].mean() for _ in range(RESAMPLES)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values.mean()), float(low), float(high), level, n)

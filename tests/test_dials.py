@@ -145,9 +145,9 @@ def test_behaviour_names_say_everything_that_was_turned():
 
 @pytest.fixture(scope="module", params=list(NOISES))
 def noise(request):
-    """A kind, and 2000 series (300 steps) of two numbers each."""
+    """A kind, and 600 series (300 steps) of two numbers each."""
     series = []
-    for seed in range(2000):
+    for seed in range(600):
         following = NOISES[request.param]((2,), 300, np.random.default_rng(seed))
         series.append([following() for _ in range(300)])
     return request.param, np.array(series)
@@ -155,8 +155,8 @@ def noise(request):
 
 def test_noise_of_every_kind_has_mean_0_and_variance_1_at_every_step(noise):
     _, series = noise
-    np.testing.assert_allclose(series.mean(axis=0), 0, atol=0.12)
-    np.testing.assert_allclose(series.var(axis=0), 1, atol=0.2)
+    np.testing.assert_allclose(series.mean(axis=0), 0, atol=0.2)
+    np.testing.assert_allclose(series.var(axis=0), 1, atol=0.3)
     assert abs(np.mean(series[..., 0] * series[..., 1])) < 0.05, "the numbers of an action are independent"
 
 

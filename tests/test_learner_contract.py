@@ -284,7 +284,7 @@ def test_discrete_actions_are_integers_or_refused_by_name(config):
         assert "discrete" in str(error)
         assert "discrete" not in config.actions
         return
-    assert "discrete" in config.actions
+    assert "discrete" in config.actions, "it takes discrete actions but does not say so in `actions`"
     learner = trained(config, 2, spec=spec)
     action = learner.policy(seed=0).act(look(spec, 4, first=True))
     assert action.shape == (4,)

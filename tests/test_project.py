@@ -65,7 +65,7 @@ class ToyConfig(LearnerConfig):
 
     name: ClassVar[str] = "toy"
     family: ClassVar[Family] = "unsupervised"
-    actions = ("continuous", "discrete")
+    actions: ClassVar = ("continuous", "discrete")
     rate: float = 0.1
     """Share of each batch's mean."""
 

@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_data import Data, Location
+from toolkit.cli_data import Data
 from toolkit.cli_runs import FQE, Export
+from toolkit.cli_types import Location
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -105,7 +106,11 @@ class Collect:
         episodes, dials = choose(**{name: value for name, value in vars(self).items() if name not in apart})
         films = None
         if self.video:
+            from toolkit.store.backend import is_url
             from toolkit.video import Films
+
+            if is_url(self.out):
+                raise ValueError(f"--video puts films beside the store, and {self.out} is no folder; leave it out")
 
             films = Films(self.suite, self.video)  # says what is missing before anything is written
         line = ProgressLine(f"collect {self.suite}", episodes)
@@ -246,7 +251,7 @@ class Learners:
 
     names: Positional[list[str]] = field(default_factory=list)
     """Show these only, with what they are and the defaults of all their options."""
-    store: Path | None = None
+    store: Location | None = None
     """With names: count trained parameters and the multiplications of an update of 256 on this store."""
     json: bool = False
     """Print one JSON object a learner, with its defaults."""

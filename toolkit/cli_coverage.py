@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from toolkit.cli_types import Location
+
 if TYPE_CHECKING:
     from toolkit.coverage import Coverage as Descriptors
     from toolkit.stats import Estimate
@@ -19,13 +21,13 @@ if TYPE_CHECKING:
 class Coverage:
     """Measure how diverse stores are, on equally many transitions of each, with 95% intervals over episodes."""
 
-    stores: Positional[list[Path]]
+    stores: Positional[list[Location]]
     """Stores of one suite."""
     sample: int | None = None
     """Transitions of each store; at most 10,000 and what the smallest store holds by default."""
     seed: int = 0
     """Seed of the sampled episodes and of the intervals."""
-    reference: Path | None = None
+    reference: Location | None = None
     """A store whose state-action bins SACo is a share of; all the stores' together by default."""
     view: str | None = None
     """A view that every store has saved; whole stores by default."""

@@ -12,11 +12,10 @@ from tyro.conf import Positional
 
 from toolkit.cli_coverage import Coverage
 from toolkit.cli_relabel import Relabel
+from toolkit.cli_types import Location
 
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore
-
-Location = Annotated[str, tyro.conf.arg(metavar="FOLDER|URL")]  # of a store; a Path would drop a slash of s3://
 
 
 def _open(path: str, commit: int | None, view: str | None) -> ReplayStore:

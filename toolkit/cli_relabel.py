@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from tyro.conf import Positional
+
+from toolkit.cli_types import Location
 
 
 @dataclass
 class Relabel:
     """Label a store anew for another task of its suite, under derived/NAME. `train --relabel NAME` then learns it."""
 
-    store: Positional[Path]
+    store: Positional[Location]
     name: Positional[str]
     task: str
     """A task of the store's suite; an unknown one lists them."""

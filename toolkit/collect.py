@@ -131,11 +131,12 @@ def segment_end(index: int, smallest: int) -> int:
 
 def _append(store: ReplayStore, made: Iterator[Episode], smallest: int, progress: Callable[[int], None] | None) -> None:
     """Append what is `made`, a segment at a time. An interrupt waits for the episode being written, and commits."""
+    alone = store.backend.local is not None  # by a lock; elsewhere nobody else's commit may come between ours
     writer, end = store.writer(), segment_end(len(store), smallest)
 
-    def commit() -> None:
+    def commit() -> int:
         try:
-            writer.commit(rebase=store.backend.local is not None)
+            return writer.commit(rebase=alone)
         except FileExistsError:
             raise BlockingIOError(f"{store.path}: another process committed to it meanwhile; run it again") from None
 
@@ -144,8 +145,9 @@ def _append(store: ReplayStore, made: Iterator[Episode], smallest: int, progress
             with interrupt_flag() as interrupted:
                 writer.append(episode)
                 if done == end:
-                    commit()
-                    writer, end = ReplayStore.open(store.backend).writer(), segment_end(done, smallest)
+                    number = commit()
+                    store = store if alone else ReplayStore.open(store.backend, commit=number)
+                    writer, end = store.writer(), segment_end(done, smallest)
             if interrupted.is_set():
                 raise KeyboardInterrupt
             if progress is not None:

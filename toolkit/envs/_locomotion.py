@@ -98,7 +98,7 @@ class LocomotionEnv(gym.Wrapper):
     """One of Gymnasium's runners whose resets take a context; see `Suite.make`."""
 
     def __init__(self, suite: Locomotion, *, render: bool = False) -> None:
-        super().__init__(make_mujoco(suite.gymnasium_id, suite.name, render=render))
+        super().__init__(make_mujoco(suite.gymnasium_id, suite.name, render=render, camera="track"))
         self.suite = suite
         inner = self.env.observation_space
         self.observation_space = spaces.Dict({"observation": spaces.Box(-np.inf, np.inf, inner.shape, np.float32)})

@@ -1,7 +1,7 @@
 """Suite `halfcheetah`: a planar cheetah that runs, Gymnasium's HalfCheetah-v5, 1000 steps of 0.05 s, varied dynamics.
 
 It never falls over for good, so every episode lasts 1000 steps. See toolkit.envs._locomotion for the context and
-what is held back.
+what is held back. The training of its expert stopped at a third of the recipe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Suite `hopper`: one leg that hops forwards, Gymnasium's Hopper-v5, 1000 steps of 0.008 s, under varied dynamics.
 
-See toolkit.envs._locomotion for the context and what is held back.
+See toolkit.envs._locomotion for the context and what is held back. The trained expert hops 18 m when all goes well,
+but falls before the end in about a third of its episodes: returns spread by about 1000 around the reference.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Suite `walker2d`: two legs that walk forwards, Gymnasium's Walker2d-v5, 1000 steps of 0.008 s, varied dynamics.
 
-See toolkit.envs._locomotion for the context and what is held back.
+See toolkit.envs._locomotion for the context and what is held back. The trained expert walks more than 20 m when all
+goes well, but falls before the end in about half of its episodes: returns spread by about 1300 around the reference.
+It is a decent gait, not the best known (about 4500 to 6000), and its training stopped before the recipe's end.
 """
 
 from __future__ import annotations

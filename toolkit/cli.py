@@ -367,6 +367,7 @@ class _TrainSettings:
         from toolkit.configure import configure
         from toolkit.progress import ProgressLine
         from toolkit.records import load
+        from toolkit.size import size_of_run
         from toolkit.train import run
 
         settings = {k: v for k, v in vars(self).items() if k not in ("learner", "out")}
@@ -376,6 +377,7 @@ class _TrainSettings:
         line.close()
         if self.episodes and self.splits:
             _print_scores(load(folder))
+        print(size_of_run(configured, folder))
         print(folder)
         return 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit import feed
+from toolkit.configure import learner_config, open_data
 from toolkit.core import Learner, LearnerConfig
-from toolkit.store import ReplayStore
+from toolkit.records import RunConfig, read_object, replace_json
+from toolkit.store import Mixture, ReplayStore
 
 UPDATES = 4  # averaged, for learners whose actor rests at some
 
@@ -23,8 +26,11 @@ class Size:
     parameters: int
     flops: float
 
+    def __str__(self) -> str:
+        return f"{self.parameters:,} trained parameters, {self.flops / 1e6:,.1f} MFLOP an update"
 
-def size(config: LearnerConfig, data: ReplayStore, *, batch_size: int = 256) -> Size:
+
+def size(config: LearnerConfig, data: ReplayStore | Mixture, *, batch_size: int = 256) -> Size:
     """Built for `data` and counted over a few updates by torch. Raises ValueError if the data cannot serve the learner.
 
     Elementwise work is not counted: at 256 units and more it is a small share.
@@ -36,6 +42,20 @@ def size(config: LearnerConfig, data: ReplayStore, *, batch_size: int = 256) -> 
         for _ in range(UPDATES):
             learner.update(sampler.next())
     return Size(trained_parameters(learner), counter.get_total_flops() / UPDATES)
+
+
+def size_of_run(config: RunConfig, folder: Path) -> Size:
+    """The size of a run's learner on its data and batches, counted once and kept in its folder as size.json."""
+    path = folder / "size.json"
+    if path.exists():
+        try:
+            return Size(**read_object(path))
+        except TypeError as error:
+            raise ValueError(f"{path}: not a size ({error}); remove it, and it is counted again") from None
+    data = open_data(config.store, config.commit, config.view, config.relabel)
+    found = size(learner_config(config.learner, config.options), data, batch_size=config.batch_size)
+    replace_json(path, asdict(found))
+    return found
 
 
 def trained_parameters(learner: Learner) -> int:

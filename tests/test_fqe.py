@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from helpers import toy_spec
-from test_known_answers import DISCOUNT, Table, spec_of
+from test_known_answers import DISCOUNT, Table, batch_of, spec_of
 
 from toolkit.cli import main
 from toolkit.collect import collect
@@ -72,6 +72,38 @@ def test_value_of_a_tabular_policy_is_the_solution_of_its_linear_system(kind):
     np.testing.assert_allclose(found, due, rtol=0.03)
     other = exact(Table(), np.full((4, 3), 1 / 3))
     assert np.abs(found - due).max() < 0.3 * np.abs(other - due).max()  # it is this policy's and not the behaviour's
+
+
+class Proportional:
+    """a = -0.2 s + sigma * noise, one number each."""
+
+    device = "cpu"
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma, self.deterministic, self.random = sigma, sigma == 0, torch.Generator().manual_seed(0)
+
+    def choose(self, obs: torch.Tensor) -> torch.Tensor:
+        return -0.2 * obs + self.sigma * torch.randn(obs.shape, generator=self.random)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_value_in_a_linear_quadratic_problem_is_the_riccati_ones(sigma):
+    """s' = s / 2 + a and r = -s^2 - a^2: V(s) = -p s^2 - c, with p and c in closed form for a linear policy."""
+    rng = np.random.default_rng(2)
+
+    def draw(size: int = 256):
+        s, a = rng.uniform(-1.5, 1.5, (size, 1)), rng.uniform(-0.75, 0.75, (size, 1))
+        return batch_of(s, a, (-(s**2) - a**2)[:, 0], s / 2 + a, np.zeros(size))
+
+    seen = draw(4096)
+    spec = spec_of(seen.obs[:, 0].numpy(), seen.action[:, 0].numpy())
+    spec = dataclasses.replace(spec, reward=Moments.of(seen.reward.numpy()), horizon=50)
+    p = (1 + 0.2**2) / (1 - DISCOUNT * 0.3**2)
+    c = sigma**2 * (1 + DISCOUNT * p) / (1 - DISCOUNT)
+    model = fit(Proportional(sigma), draw, spec, dataclasses.replace(FAST, hidden=(64, 64), lr=3e-3), seed=0)
+    states = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
+    found = model.values(states.repeat(300)[:, None]).mean(0).view(300, 5).mean(0)
+    np.testing.assert_allclose(found, -p * states.square() - c, atol=0.1)
 
 
 def test_a_policy_that_draws_is_asked_for_several_actions_and_a_deterministic_one_once():

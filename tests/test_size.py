@@ -39,11 +39,11 @@ def test_the_train_command_prints_a_runs_size_and_keeps_it(tmp_path, capsys):
     train += ["--learner.hidden", "8", "--out", str(tmp_path / "runs")]
     capsys.readouterr()
     assert main(train) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     folder = Path(out.split()[-1])
     kept = json.loads((folder / "size.json").read_text())
     assert kept["parameters"] == 3 * 8 + 8 + 8 * 2 + 2
-    assert f"{kept['parameters']} trained parameters" in out
+    assert f"{kept['parameters']} trained parameters" in err
     before = (folder / "size.json").stat().st_mtime_ns
     assert main(train) == 0  # finished: nothing is counted again
     assert (folder / "size.json").stat().st_mtime_ns == before

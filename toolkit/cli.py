@@ -377,7 +377,7 @@ class _TrainSettings:
         line.close()
         if self.episodes and self.splits:
             _print_scores(load(folder))
-        print(size_of_run(configured, folder))
+        print(size_of_run(configured, folder), file=sys.stderr)  # beside the progress; the folder stays the last line
         print(folder)
         return 0
 

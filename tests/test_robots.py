@@ -172,6 +172,7 @@ def test_what_a_simulator_was_used_for_leaves_nothing_behind():
 
 def test_idle_simulators_are_limited_in_number(monkeypatch):
     monkeypatch.setattr(simulators, "IDLE", 2)
+    simulators._idle.clear()
     env = make(MT10)
     for context in MT10.contexts("train", 4, seed=0):
         assert len(simulators._idle) <= 2

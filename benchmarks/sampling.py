@@ -184,7 +184,7 @@ def torchrl_slices(table: Any, steps: int) -> Draw:
 
 
 def opening(path: Path, theirs: Any, copy: Path, rounds: int) -> None:
-    """Seconds from a path to the first batch of 256; files are in the page cache, two threads may read (see Rows)."""
+    """Seconds from a path to the first batch of 256; files are in the page cache, three threads read (see Rows)."""
 
     def ours(profile: str, tier: str) -> None:
         ReplayStore.open(path.with_name(f"{profile}.zarr")).sampler(seed=0, tier=tier).next()  # type: ignore[arg-type]

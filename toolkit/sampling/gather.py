@@ -12,6 +12,7 @@ from toolkit.core import Array
 from toolkit.sampling.index import EpisodeIndex, Packed, returns_to_go
 from toolkit.sampling.options import Options, Relabel
 
+PIECE = 1 << 11  # single transitions gathered at once, so that they are still in the cache when they are looked at
 Fields = dict[str, Any]  # a Batch's fields by name, first axis n windows; without "valid" every step is valid
 
 
@@ -42,7 +43,10 @@ class Gather:
         options, packed, index = self.options, self.packed, self.index
         episode, start = index.locate(draws)
         row = self._tensor(start)
-        block = self._fetch(row)
+        if self._plain and self._windows is not None:
+            block, terminated = self._pieces(row)
+        else:
+            block, terminated = self._fetch(row), None
         left = None
         if not self._plain:
             left = self._tensor(index.ends[episode] - draws)  # steps until the episode ends, at least 1
@@ -52,7 +56,7 @@ class Gather:
         if options.relabel is not None and left is not None:
             ahead = _steps_ahead(options.relabel, index.ends[episode] - draws, rng)
             goal = self._relabel(options.relabel, block, row, left, self._tensor(ahead))
-        fields = self._one_step(block) if options.n_step == 1 else self._n_step(block, left)
+        fields = self._one_step(block, terminated) if options.n_step == 1 else self._n_step(block, left)
         fields["episode"] = self._tensor(episode.astype(np.int64, copy=False))
         if left is None:
             if self._images:
@@ -99,6 +103,18 @@ class Gather:
         inside = (row[:, None] + torch.arange(span + 1, device=self.device)).clamp_(max=len(self._rows) - 1)
         return self._rows.index_select(0, inside.flatten()).view(len(row), span + 1, width)
 
+    def _pieces(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Single transitions (n, 2, W) and whether they are terminal (n, 1), a cacheful at a time."""
+        assert self._windows is not None
+        width = self._rows.shape[1]
+        block = torch.empty(len(row), 2 * width, device=self.device)
+        terminated = torch.empty(len(row), dtype=torch.bool, device=self.device)
+        for first in range(0, len(row), PIECE):
+            part = block[first : first + PIECE]
+            torch.index_select(self._windows, 0, row[first : first + PIECE], out=part)
+            torch.gt(part[:, width - 1], 0.5, out=terminated[first : first + PIECE])
+        return block.view(-1, 2, width), terminated[:, None]
+
     def _blank(self, block: Tensor, late: Array, left: Tensor) -> None:
         """Zero what lies past the episode's end in the few windows `late` that reach it.
 
@@ -113,13 +129,13 @@ class Gather:
         part[final, ends[final], self.packed.obs_dim :] = 0.0
         block[windows] = part
 
-    def _one_step(self, block: Tensor) -> Fields:
+    def _one_step(self, block: Tensor, terminated: Tensor | None) -> Fields:
         obs_dim, window = self.packed.obs_dim, self.options.window
         return {
             "obs": block[..., :obs_dim],
             "action": block[:, :window, obs_dim:-2],
             "reward": block[:, :window, -2],
-            "terminated": block[:, :window, -1] > 0.5,
+            "terminated": block[:, :window, -1] > 0.5 if terminated is None else terminated,
         }
 
     def _n_step(self, block: Tensor, left: Tensor | None) -> Fields:

@@ -48,6 +48,7 @@ class EpisodeIndex:
         self.total = int(ends[-1])
         self.lengths = np.asarray(lengths)
         self.offsets = _narrow(np.asarray(starts, np.int64) - (ends - self.lengths))
+        self.each = int(lengths[0]) if (np.asarray(lengths) == lengths[0]).all() else 0  # steps, if all have as many
         self.shift = max(0, int(np.log2(self.total / len(starts))))
         edges = np.arange(0, self.total, 1 << self.shift)
         self.guide = _narrow(np.searchsorted(ends, edges, side="right"))
@@ -55,6 +56,9 @@ class EpisodeIndex:
 
     def locate(self, transition: Array) -> tuple[Array, Array]:
         """(n,) int64 transition numbers -> episode positions (n,) and rows (n,)."""
+        if self.each:
+            episode = transition // self.each
+            return episode, transition + self.offsets.take(episode, mode="clip")
         episode = self.guide.take(transition >> self.shift, mode="clip")  # never clips; spares a check
         while (late := transition >= self.ends.take(episode, mode="clip")).any():
             episode = episode + late

@@ -13,7 +13,7 @@ from toolkit.sampling.gather import Fields
 from toolkit.sampling.options import Options
 from toolkit.sampling.sources import Source
 
-BLOCK_FLOATS = 1 << 19  # a block of batches is gathered at once: large enough to amortise, small enough for the cache
+BLOCK_FLOATS = 1 << 20  # a block of batches is gathered at once: large enough to amortise, small enough for the cache
 FIELDS = ("obs", "action", "reward", "terminated", "valid", "episode", "goal", "images")
 EXTRAS = ("next_action", "next_valid", "discount", "return_to_go")  # FIELDS + EXTRAS are Batch's, in its order
 
@@ -124,9 +124,9 @@ class Sampler:
                 columns.append([dict(zip(values, row, strict=True)) for row in zip(*parts, strict=True)])
             else:
                 columns.append(values.to(self.device).unsafe_split(size))  # views without the cost of tracking them
-        batches = []
+        batches, names, new = [], FIELDS + EXTRAS, object.__new__
         for row in zip(*columns, strict=True):
-            batch = object.__new__(Batch)  # as Batch(*row), at half the cost: a frozen class sets field by field
-            batch.__dict__.update(zip(FIELDS + EXTRAS, row, strict=True))
+            batch = new(Batch)  # as Batch(*row), at half the cost: a frozen class sets field by field
+            batch.__dict__.update(zip(names, row))  # noqa: B905  # as many of each; unchecked it is quicker
             batches.append(batch)
         return batches

@@ -125,8 +125,8 @@ class SegmentFiles:
             raise StoreError(f"{self.backend.name}/{key} is {size} bytes long; expected {due}: it is damaged")
         return size
 
-    def whole(self, name: str, number: int) -> list[Array]:
-        """All chunks of one file that hold committed entries, decoded, padding included.
+    def whole(self, name: str, number: int) -> Iterator[Array]:
+        """All chunks of one file that hold committed entries, decoded one after another, padding included.
 
         Raises StoreError naming the file if it is missing or anything in it does not agree with its checksums.
         """
@@ -137,12 +137,13 @@ class SegmentFiles:
         )  # as long as it is now: a writer may have added to the last one meanwhile
         wanted = min(encoding.chunks, self.chunks(name) - number * encoding.chunks)
         try:
-            chunks = encoding.decode_file(data)
+            chunks = encoding.cut(data)
+            if len(chunks) < wanted:
+                raise Damaged(f"holds {len(chunks)} chunks; {wanted} are committed")
+            for chunk in chunks[:wanted]:
+                yield encoding.decode(chunk)
         except Damaged as error:
             raise StoreError(f"{self.backend.name}/{key}: {error}; it is damaged") from None
-        if len(chunks) < wanted:
-            raise StoreError(f"{self.backend.name}/{key} holds {len(chunks)} chunks; {wanted} are committed")
-        return chunks[:wanted]
 
     def chunk(self, name: str, number: int) -> Array:
         """Chunk `number` whole, padding included, its checksum verified. Raises StoreError naming the file."""

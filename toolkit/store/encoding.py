@@ -20,8 +20,12 @@ from toolkit.core import Array
 Profile = Literal["fast", "compact"]
 PROFILES: tuple[str, ...] = get_args(Profile)
 SHARD_CHUNKS = 8  # chunks in a file of the compact profile
-LEVEL = 5  # of zstd
+LEVEL = 3  # of zstd
+BLOCK_BYTES = (
+    1 << 20
+)  # compressed at once: whole chunks, mostly; blosc's own choice is smaller, larger on disk and slower
 CHECKSUM_BYTES = 4
+RESIDUE = google_crc32c.value(bytes(4))  # the checksum of any content followed by its own checksum
 BLOSC_HEADER = 16
 ENTRY_BYTES = 16  # of a chunk in a shard's index: offset and length, little-endian uint64
 ABSENT = (1 << 64) - 1
@@ -64,7 +68,7 @@ class Encoding:
         plain = np.ascontiguousarray(chunk, np.dtype(self.dtype).newbyteorder("<"))
         data = plain.tobytes()
         if self.profile == "compact":
-            data = blosc.compress(plain, b"zstd", LEVEL, blosc.SHUFFLE, 0, typesize=plain.dtype.itemsize)
+            data = blosc.compress(plain, b"zstd", LEVEL, blosc.SHUFFLE, BLOCK_BYTES, typesize=plain.dtype.itemsize)
         return data + _checksum(data)
 
     def file(self, encoded: Sequence[bytes]) -> bytes:
@@ -82,7 +86,7 @@ class Encoding:
         """Inverse of `encode`, read-only. Raises Damaged if the checksum or the length does not agree."""
         content = _checked(data)
         if self.profile == "compact":
-            header = np.frombuffer(content[:BLOSC_HEADER].ljust(BLOSC_HEADER, b"\0"), "<u4")
+            header = np.frombuffer(bytes(content[:BLOSC_HEADER]).ljust(BLOSC_HEADER, b"\0"), "<u4")
             if (int(header[1]), int(header[3])) != (self.chunk_bytes, len(content)):  # before anything is allocated
                 raise Damaged(f"claims {header[1]} bytes of data; expected {self.chunk_bytes}")
             try:
@@ -93,11 +97,11 @@ class Encoding:
             raise Damaged(f"holds {len(content)} bytes of data; expected {self.chunk_bytes}")
         return np.frombuffer(content, self.dtype).reshape(self.shape)
 
-    def decode_file(self, data: bytes) -> list[Array]:
-        """All chunks of a file that are present. Raises Damaged if anything in it does not agree."""
+    def cut(self, data: bytes) -> list[bytes]:
+        """The encoded chunks in a file, those that are there. Raises Damaged if its index does not agree."""
         if self.profile == "fast":
-            return [self.decode(data)]
-        return [self.decode(data[start:stop]) for start, stop in self.spans(data[-self.index_bytes :], len(data))]
+            return [data]
+        return [data[start:stop] for start, stop in self.spans(data[-self.index_bytes :], len(data))]
 
     def spans(self, index: bytes, size: int) -> list[tuple[int, int]]:
         """From the index (its last bytes) of a file of `size` bytes: first and last byte of each chunk that is there.
@@ -127,7 +131,7 @@ class Encoding:
         grid = self.shape
         if self.profile == "compact":
             packing = {"typesize": kind.itemsize, "cname": "zstd", "clevel": LEVEL, "shuffle": "shuffle"}
-            inner = [codecs[0], {"name": "blosc", "configuration": {**packing, "blocksize": 0}}, codecs[1]]
+            inner = [codecs[0], {"name": "blosc", "configuration": {**packing, "blocksize": BLOCK_BYTES}}, codecs[1]]
             outer = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
             shard = {
                 "chunk_shape": list(self.shape),
@@ -162,8 +166,8 @@ def _checksum(data: bytes) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def _checked(data: bytes) -> bytes:
-    content = data[:-CHECKSUM_BYTES]
-    if len(data) < CHECKSUM_BYTES or _checksum(content) != data[-CHECKSUM_BYTES:]:
+def _checked(data: bytes) -> memoryview:
+    """`data` without the checksum at its end, not copied. Raises Damaged if that does not agree."""
+    if len(data) < CHECKSUM_BYTES or google_crc32c.value(data) != RESIDUE:
         raise Damaged("checksum does not match its content")
-    return content
+    return memoryview(data)[:-CHECKSUM_BYTES]

@@ -30,11 +30,13 @@ def episode_rows(schema: Schema, episode: Episode) -> tuple[dict[str, Array], Ar
     return rows, pack(schema, rows)
 
 
-def pack(schema: Schema, rows: dict[str, Array]) -> Array:
-    """Row arrays -> (R, O + A + 2) float32: observation, action (one-hot if discrete), reward, terminated.
+def pack(schema: Schema, rows: dict[str, Array], out: Array | None = None) -> Array:
+    """Row arrays -> (R, O + A + 2) float32, in `out` if given: observation, action (one-hot if discrete), reward, end.
 
     Images are left out. A choice that is out of range, as in a final row, counts as the nearest one.
     """
     parts = [key.pack(rows[f"obs/{key.name}"]) for key in schema.observations if key.role != "image"]
     parts += [schema.action.pack(rows["action"]), rows["reward"][:, None], rows["terminated"][:, None]]
-    return np.concatenate(parts, axis=1, dtype=np.float32)
+    if out is None:
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+    return np.concatenate(parts, axis=1, out=out)

@@ -427,7 +427,9 @@ def test_discrete_cartpole_data_trains_a_learner_or_is_refused_by_it_clearly(tmp
     assert store.schema.discrete
     assert store.spec.action_dim == 2
     served = set()
-    for name in (name for name in registry.learners() if not name.startswith("d3rlpy-")):  # presets of one adapter
+    for name, config in registry.learners().items():
+        if name.startswith("d3rlpy-") or config.needs.goal:  # presets of one adapter; cartpole has no goals
+            continue
         try:
             folder = train(name, store=store.path, steps=2, batch_size=16, episodes=1, out=tmp_path / "runs")
         except ValueError as error:

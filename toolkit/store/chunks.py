@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -147,13 +148,13 @@ class SegmentFiles:
 
     def chunk(self, name: str, number: int) -> Array:
         """Chunk `number` whole, padding included, its checksum verified. Raises StoreError naming the file."""
-        cache = self._cache[name]
-        if number in cache:
-            cache.move_to_end(number)
-            return cache[number]
+        cache = self._cache[name]  # other threads may read beside this one
+        if (chunk := cache.get(number)) is not None:
+            return chunk
         cache[number] = chunk = self._chunk(name, *divmod(number, self.encodings[name].chunks))
         while len(cache) > CACHED:
-            cache.popitem(last=False)
+            with contextlib.suppress(KeyError):
+                cache.popitem(last=False)
         return chunk
 
     def read(self, name: str, low: int, high: int) -> Array:

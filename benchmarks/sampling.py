@@ -189,7 +189,7 @@ def opening(path: Path, theirs: Any, copy: Path, rounds: int) -> None:
     def ours(profile: str, tier: str) -> None:
         ReplayStore.open(path.with_name(f"{profile}.zarr")).sampler(seed=0, tier=tier).next()  # type: ignore[arg-type]
 
-    cases = [("fast", "memory"), ("compact", "memory"), ("fast", "mapped"), ("fast", "streaming")]
+    cases = [(p, t) for t in ("memory", "streaming") for p in ("fast", "compact")] + [("fast", "mapped")]
     ways: dict[str, Callable[[], None]] = {f"{p}, {t}": (lambda p=p, t=t: ours(p, t)) for p, t in cases}
     ours("fast", "mapped")  # builds the file
     if theirs is not None:
@@ -211,7 +211,7 @@ def opening(path: Path, theirs: Any, copy: Path, rounds: int) -> None:
             way()
             seconds[name].append(time.perf_counter() - began)
     for name, values in seconds.items():
-        line = f"open to first batch: {name:16s} {1000 * statistics.median(values):9.1f} ms"
+        line = f"open to first batch: {name:18s} {1000 * statistics.median(values):9.1f} ms"
         if "d3rlpy HDF5" in seconds and name != "d3rlpy HDF5":
             ratios = [b / a for a, b in zip(values, seconds["d3rlpy HDF5"], strict=True)]
             line += f"  d3rlpy takes {spread(ratios)} times as long"

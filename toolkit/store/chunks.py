@@ -18,6 +18,7 @@ from toolkit.store.files import StoreError, canonical
 from toolkit.store.schema import Schema
 
 METADATA_BYTES = 1 << 20
+SPANS = 1 << 10  # shards whose indices are kept
 CACHED = 2  # chunks of each array kept in memory
 
 
@@ -36,7 +37,7 @@ class SegmentFiles:
         self.encodings = layout.encodings(schema, entry.get("profile", "fast"))
         self._cache: dict[str, OrderedDict[int, Array]] = {name: OrderedDict() for name in self.arrays}
         self._sizes: dict[str, dict[str, int]] = {}
-        self._spans: dict[str, tuple[int, list[tuple[int, int]]]] = {}  # of the shard last read of each array
+        self._spans: dict[tuple[str, int], list[tuple[int, int]]] = {}  # of shards read before
 
     def count(self, name: str) -> int:
         """Committed entries of array `name`."""
@@ -64,12 +65,13 @@ class SegmentFiles:
             self._sizes = {array: {} for array in self.arrays}
             for key, size in self.backend.sizes(self.folder).items():
                 self._sizes.get(key.removeprefix(f"{self.folder}/").partition("/c/")[0], {})[key] = size
-        if name not in self._sizes:
+        if (found := self._sizes.get(name)) is None:
             try:
-                self._sizes[name] = self.backend.sizes(f"{self.folder}/{name}/c")
+                found = self.backend.sizes(f"{self.folder}/{name}/c")
             except StoreError:  # a link on the way, which `check_file` names
-                self._sizes[name] = {}
-        return self._sizes[name]
+                found = {}
+            self._sizes[name] = found
+        return found
 
     def present(self, name: str) -> int:
         """Files in the array's folder: no more can hold its entries."""
@@ -129,15 +131,21 @@ class SegmentFiles:
     def whole(self, name: str, number: int) -> Iterator[Array]:
         """All chunks of one file that hold committed entries, decoded one after another, padding included.
 
+        A chunk is good until the next one is asked for.
+
         Raises StoreError naming the file if it is missing or anything in it does not agree with its checksums.
         """
         key, encoding = self.key(name, number), self.encodings[name]
-        self.check_file(name, number)
-        data = self._bytes(
-            key, None, most=encoding.file_bytes()[1]
-        )  # as long as it is now: a writer may have added to the last one meanwhile
         wanted = min(encoding.chunks, self.chunks(name) - number * encoding.chunks)
+        if encoding.chunks > 1 and self.backend.local is not None:  # from a disk, chunk by chunk costs no more
+            room = np.empty(encoding.chunk_bytes, np.uint8)
+            for inside in range(wanted):
+                yield self._chunk(name, number, inside, into=room)
+            return
+        self.check_file(name, number)
         try:
+            # as long as it is now: a writer may have added to the last one meanwhile
+            data = self._bytes(key, None, most=encoding.file_bytes()[1])
             chunks = encoding.cut(data)
             if len(chunks) < wanted:
                 raise Damaged(f"holds {len(chunks)} chunks; {wanted} are committed")
@@ -221,19 +229,19 @@ class SegmentFiles:
             columns,
         )
 
-    def _chunk(self, name: str, file: int, inside: int, *, again: bool = True) -> Array:
+    def _chunk(self, name: str, file: int, inside: int, *, into: Array | None = None, again: bool = True) -> Array:
         """One chunk of a file. A writer may add to the last shard between two reads: then both are done again."""
         encoding, key = self.encodings[name], self.key(name, file)
         try:
             if encoding.chunks == 1:
                 return encoding.decode(self._bytes(key, self.check_file(name, file)))
             start, stop = self._span(name, file, inside)
-            return encoding.decode(self._bytes(key, stop - start, start))
+            return encoding.decode(self._bytes(key, stop - start, start), into)
         except (Damaged, StoreError) as error:
             if encoding.chunks > 1 and again:
                 self._sizes.clear()
-                self._spans.pop(name, None)
-                return self._chunk(name, file, inside, again=False)
+                self._spans.pop((name, file), None)
+                return self._chunk(name, file, inside, into=into, again=False)
             if isinstance(error, StoreError):
                 raise
             raise StoreError(f"{self.backend.name}/{key}: {error}; it is damaged") from None
@@ -250,11 +258,14 @@ class SegmentFiles:
 
     def _span(self, name: str, file: int, inside: int) -> tuple[int, int]:
         """First and last byte of one chunk in a shard. Raises StoreError or Damaged."""
-        if self._spans.get(name, (-1, []))[0] != file:
+        spans = self._spans.get((name, file))
+        if spans is None:
             encoding, size = self.encodings[name], self.check_file(name, file)
             index = self._bytes(self.key(name, file), encoding.index_bytes, size - encoding.index_bytes)
-            self._spans[name] = file, encoding.spans(index, size)
-        spans = self._spans[name][1]
+            spans = encoding.spans(index, size)
+            if len(self._spans) >= SPANS:
+                self._spans.clear()
+            self._spans[name, file] = spans
         if inside >= len(spans):
             raise Damaged(f"holds {len(spans)} chunks; at least {inside + 1} are committed")
         return spans[inside]

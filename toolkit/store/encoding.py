@@ -82,15 +82,18 @@ class Encoding:
         index = entries.tobytes()
         return b"".join([*encoded, index, _checksum(index)])
 
-    def decode(self, data: bytes) -> Array:
-        """Inverse of `encode`, read-only. Raises Damaged if the checksum or the length does not agree."""
+    def decode(self, data: bytes, into: Array | None = None) -> Array:
+        """Inverse of `encode`, read-only. Raises Damaged if the checksum or the length does not agree.
+
+        What is unpacked stands in `into` (bytes of a chunk, uint8) if that is given, until it is used again.
+        """
         content = _checked(data)
         if self.profile == "compact":
             header = np.frombuffer(bytes(content[:BLOSC_HEADER]).ljust(BLOSC_HEADER, b"\0"), "<u4")
             if (int(header[1]), int(header[3])) != (self.chunk_bytes, len(content)):  # before anything is allocated
                 raise Damaged(f"claims {header[1]} bytes of data; expected {self.chunk_bytes}")
             try:
-                content = blosc.decompress(content)
+                content = memoryview(blosc.decompress(content, into))
             except Exception as error:
                 raise Damaged(f"cannot be decompressed ({error})") from None
         if len(content) != self.chunk_bytes:

@@ -127,6 +127,7 @@ def _serve(pipe: Connection) -> None:
                 answer = (False, traceback.format_exc())
             pipe.send(answer)
         except (EOFError, KeyboardInterrupt, OSError):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asking again changes nothing: it is stopping
             return
 
 
@@ -168,4 +169,5 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def _raise_interrupt(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first one stops; a second must not hit while it does
     raise KeyboardInterrupt

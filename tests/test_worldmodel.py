@@ -19,8 +19,9 @@ from toolkit.core import Batch, Moments, Spec, Step
 from toolkit.nets import generator
 from worldmodel.heads import GaussianHead
 from worldmodel.model import EnsembleModel, Imagination
-from worldmodel.mpc import MPC, ImaginedReturn, MPCConfig
+from worldmodel.mpc import MPC, MPCConfig
 from worldmodel.planners import Plan, cem, colour, optimise
+from worldmodel.score import ImaginedReturn
 
 EPISODES, STEPS, NOISE = 20, 100, 0.05
 SMALL = MPCConfig(hidden=(32, 32), members=4, elites=2, compare_every=50, samples=20, best=4, horizon=5)
@@ -489,7 +490,7 @@ def test_with_one_particle_sequences_are_dealt_out_to_the_members() -> None:
 def test_blocks_do_not_change_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     _, score, obs, actions = model_score(particles=2)
     whole = score(obs, actions)
-    monkeypatch.setattr("worldmodel.mpc.BLOCK_FLOATS", 1)
+    monkeypatch.setattr("worldmodel.score.BLOCK_FLOATS", 1)
     torch.testing.assert_close(score(obs, actions), whole)
 
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.core import Array, Batch, Family, LearnerConfig, Needs, Spec, Step, child_seed
+from toolkit.core import Batch, Family, LearnerConfig, Needs, Spec, child_seed
 from toolkit.nets import Checkpointed, descend, generator
-from worldmodel.model import EnsembleModel, Imagination, Selection
-from worldmodel.planners import Plan, cem, colour, optimise
+from worldmodel.model import EnsembleModel, Selection
+from worldmodel.policy import PlannerPolicy
 
 HELD_OUT = 10  # one episode in this many is kept for choosing members, if there are that many
-BLOCK_FLOATS = 1 << 17  # activations imagined at once: bounds memory, and stays inside the cache
 
 
 @dataclass(frozen=True)
@@ -184,91 +180,3 @@ class MPC(Checkpointed):
     def policy(self, *, seed: int) -> PlannerPolicy:
         """A planner with the elite members' weights of this moment; later updates do not reach it."""
         return PlannerPolicy(self.config, self.spec, self.best_model(), seed=seed, device=self.device)
-
-
-class ImaginedReturn:
-    """The score of a plan: the discounted sum of reward times the probability of being alive, less the penalty.
-
-    With P particles and E elite members, particle p of sequence n is imagined by member (n P + p) mod E.
-    """
-
-    def __init__(self, config: MPCConfig, model: EnsembleModel) -> None:
-        self.config, self.imagine = config, Imagination(model)
-        self.discounts = config.discount ** torch.arange(config.horizon, device=model.elites.device)[:, None, None]
-        self.penalty = config.penalty * model.targets.std[-1]  # raw reward for one unit of disagreement
-        moves = model.targets.kept[:-1]
-        self.unit = moves / model.inputs.std[: len(moves)] / moves.sum().clamp_min(1)
-
-    def __call__(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """obs (M, O), actions (M, N, H, A) -> (M, N), in blocks of rows."""
-        width = max(self.config.hidden, default=1)
-        rows = max(1, BLOCK_FLOATS // (actions.shape[1] * self.config.particles * width))
-        blocks = zip(obs.split(rows), actions.split(rows), strict=True)
-        return torch.cat([self._block(*block) for block in blocks])
-
-    def _block(self, obs: Tensor, actions: Tensor) -> Tensor:
-        (rows, samples, horizon, size), particles = actions.shape, self.config.particles
-        members = self.imagine.members
-        group = samples * particles // members  # particles of one row that one member imagines
-        dealt = actions.repeat_interleave(particles, dim=1).view(rows, group, members, horizon, size)
-        dealt = dealt.permute(3, 2, 0, 1, 4).reshape(horizon, members, rows * group, size)
-        start = obs.repeat_interleave(group, dim=0).expand(members, -1, -1)
-        reached, reward, end = self.imagine(start, dealt)
-        alive = (1 - end).cumprod(0)
-        weight = self.discounts * torch.cat([torch.ones_like(alive[:1]), alive[:-1]])
-
-        def gather(each: Tensor) -> Tensor:
-            """(..., E, M * group) -> (..., M, N, P), the inverse of the deal."""
-            parted = each.unflatten(-1, (rows, group)).movedim(-3, -1)  # (..., M, group, E)
-            return parted.reshape(*each.shape[:-2], rows, samples, particles)
-
-        score = gather((weight * reward).sum(0)).mean(-1)
-        if particles > 1 and self.config.penalty:
-            spread = gather(reached.movedim(-1, 0)).std(-1, correction=0).movedim(0, -1) @ self.unit  # (H, M, N)
-            score = score - self.penalty * (gather(weight).mean(-1) * spread).sum(0)
-        return score
-
-
-class PlannerPolicy:
-    """Plans for all rows at once and executes the first action of the elites' mean; warm start per row."""
-
-    def __init__(self, config: MPCConfig, spec: Spec, model: EnsembleModel, *, seed: int, device: str) -> None:
-        self.config, self.device, self.score = config, device, ImaginedReturn(config, model)
-        # Without limits there is no range to search; the data's own stands in.
-        low = np.where(np.isfinite(spec.action_low), spec.action_low, spec.action.low)
-        high = np.where(np.isfinite(spec.action_high), spec.action_high, spec.action.high)
-        self.low = torch.as_tensor(low, dtype=torch.float32, device=device)
-        self.high = torch.as_tensor(high, dtype=torch.float32, device=device)
-        self.centre = (self.low + self.high) / 2
-        self.std = config.spread * (self.high - self.low) / 2
-        self.update = partial(cem, elites=config.best, momentum=config.momentum)
-        self.colour = colour(config.horizon, config.colour).to(device)
-        self.rng = generator(child_seed(seed, "mpc", "plan"), device)
-        self.plan: Plan | None = None
-
-    @torch.inference_mode()
-    def act(self, step: Step) -> Array:
-        """Actions (N, A) float32. Raises ValueError if the number of rows changes while episodes run."""
-        config, rows = self.config, len(step.obs)
-        first = torch.as_tensor(step.first, device=self.device)
-        if self.plan is None or (len(self.plan.mean) != rows and step.first.all()):
-            keep = math.ceil(config.keep * config.best)
-            start = Plan.blank(self.centre, rows=rows, horizon=config.horizon, keep=keep)
-        elif len(self.plan.mean) != rows:
-            raise ValueError(
-                f"step shows {rows} rows, the one before it {len(self.plan.mean)}: a plan belongs to a row; "
-                "keep the number of environments, or set first everywhere"
-            )
-        else:
-            start = self.plan.shifted(first, self.centre)
-        obs = torch.as_tensor(step.obs, dtype=torch.float32, device=self.device)
-        noise = (self._noise(rows) for _ in range(config.iterations))
-        limits = {"low": self.low, "high": self.high, "std": self.std}
-        self.plan = optimise(self.score, obs, start, noise, self.update, **limits)
-        return self.plan.mean[:, 0].clamp(self.low, self.high).cpu().numpy()
-
-    def _noise(self, rows: int) -> Tensor:
-        """(N, samples, H, A) standard normal, coloured over the H steps."""
-        shape = (rows, self.config.samples, len(self.low), self.config.horizon)
-        white = torch.randn(shape, generator=self.rng, device=self.device)
-        return (white @ self.colour).transpose(2, 3)

@@ -19,7 +19,7 @@ import torch
 
 from toolkit import checkpoint, train
 from toolkit.collect import collect
-from toolkit.configure import configure
+from toolkit.configure import configure, load_learner
 from toolkit.evaluate import evaluate, rollouts
 from toolkit.records import RunConfig, load, read_config, read_metrics
 from toolkit.registry import suite
@@ -52,6 +52,53 @@ def test_the_same_configuration_gives_the_same_records_and_weights(store, tmp_pa
     one, two = train.run(config, tmp_path / "a"), train.run(config, tmp_path / "b")
     assert (one / "episodes.jsonl").read_bytes() == (two / "episodes.jsonl").read_bytes()
     assert equal(weights(one), weights(two))
+
+
+def test_evaluating_on_the_way_changes_no_weight_and_no_final_score(store, tmp_path):
+    plain = train.run(configured(store, "cql", steps=50), tmp_path)
+    curved = train.run(configured(store, "cql", steps=50, evaluate_every=20), tmp_path)
+    assert plain != curved
+    assert equal(weights(plain), weights(curved))
+    records = load(curved)
+    assert [record.step for record in records] == [20] * 4 + [40] * 4 + [50] * 4
+    final = [replace(record, run="") for record in records if record.step == 50]
+    assert final == [replace(record, run="") for record in load(plain)]
+
+
+def test_a_snapshot_is_the_learner_of_that_step(store, tmp_path):
+    short = train.run(configured(store, "iql", steps=20), tmp_path)
+    folder = train.run(configured(store, "iql", steps=50, evaluate_every=20), tmp_path)
+    state = load_learner(folder, step=20)[1].state_dict()
+    assert equal(checkpoint.flatten(state)[0], weights(short))
+    with pytest.raises(ValueError, match=r"no snapshot of step 30; it has \[20, 40\]"):
+        load_learner(folder, step=30)
+
+
+def test_a_run_evaluated_on_the_way_resumes_bit_for_bit(store, tmp_path, monkeypatch):
+    config = configured(store, steps=50, evaluate_every=10)
+    whole = train.run(config, tmp_path / "whole")
+    from algos.iql import IQL
+
+    calls, update = 0, IQL.update
+
+    def interrupting(self, batch):
+        nonlocal calls
+        calls += 1
+        if calls in (10, 37):
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self, batch)
+
+    monkeypatch.setattr(IQL, "update", interrupting)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config, tmp_path / "parts")
+    parts = train.run(config, tmp_path / "parts")
+    assert (whole / "episodes.jsonl").read_bytes() == (parts / "episodes.jsonl").read_bytes()
+
+
+def test_evaluating_nothing_on_the_way_is_refused(store):
+    with pytest.raises(ValueError, match="evaluate_every is 10, with 0 episodes"):
+        configured(store, episodes=0, evaluate_every=10)
 
 
 def test_a_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path, monkeypatch):

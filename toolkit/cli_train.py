@@ -33,6 +33,8 @@ class TrainSettings:
     seed: int = 0
     episodes: int = 20
     """Evaluation episodes on each split; 0 evaluates nothing."""
+    evaluate_every: int = 0
+    """Also evaluate, and keep a snapshot, after every so many steps: for learning curves. 0: only at the end."""
     splits: tuple[Literal["seen", "interpolated", "extrapolated"], ...] = ("seen", "interpolated")
     device: DeviceName = "auto"
     threads: int = 1
@@ -86,9 +88,10 @@ def train_command(argv: Sequence[str]) -> type:
 
 
 def print_scores(records: Sequence[Any]) -> None:
-    from toolkit.records import mean_scores
+    from toolkit.records import last, mean_scores
     from toolkit.text import aligned
 
+    records = last(records)
     rows = [["learner", "contexts", "return", "score", "success", "episodes"]]
     for (learner, split), (score, _) in mean_scores(records).items():
         chosen = [r for r in records if (r.learner, r.split) == (learner, split)]

@@ -54,6 +54,7 @@ def configure(
     batch_size: int = 256,
     seed: int = 0,
     episodes: int = 20,
+    evaluate_every: int = 0,
     splits: Sequence[str] = ("seen", "interpolated"),
     device: str = "auto",
     threads: int = 1,
@@ -87,6 +88,7 @@ def configure(
         batch_size=batch_size,
         seed=seed,
         episodes=episodes,
+        evaluate_every=evaluate_every,
         splits=tuple(splits),
         device=resolve_device(device),
         threads=threads,
@@ -123,17 +125,22 @@ def build(config: RunConfig, spec: Spec) -> Learner:
     return learner.build(spec, seed=child_seed(config.seed, "parameters", config.learner), device=config.device)
 
 
-def load_learner(folder: str | Path, *, device: str = "auto") -> tuple[RunConfig, Learner, Schema]:
-    """A run's configuration, its learner as last saved, and the schema of its data; the store is not needed.
+def load_learner(
+    folder: str | Path, *, step: int | None = None, device: str = "auto"
+) -> tuple[RunConfig, Learner, Schema]:
+    """A run's configuration, its learner as last saved or at a snapshot, and the schema; the store is not needed.
 
-    Raises ValueError if the folder is not a run, or holds no checkpoint yet.
+    Raises ValueError if the folder is not a run, holds no checkpoint yet, or no snapshot of that step.
     """
     folder = Path(folder)
     config = read_config(folder)
     saved = read_object(folder / "spec.json")
     if saved.pop("digest", None) != digest(saved):
         raise ValueError(f"{folder / 'spec.json'}: digest does not match its content; the file is damaged")
-    state = checkpoint.read(folder / "checkpoint")
+    state = checkpoint.read(folder / "checkpoint" if step in (None, config.steps) else snapshot(folder, int(step or 0)))
+    if state is None and step is not None:
+        kept = sorted(int(path.name) for path in (folder / "snapshots").glob("*[0-9]"))
+        raise ValueError(f"{folder} holds no snapshot of step {step}; it has {kept or 'none'}: train --evaluate-every")
     if state is None:
         raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
     try:
@@ -143,6 +150,11 @@ def load_learner(folder: str | Path, *, device: str = "auto") -> tuple[RunConfig
     learner = build(replace(config, device=resolve_device(device)), spec)
     restore(learner, state, folder)
     return config, learner, Schema.from_json(saved["schema"])
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """Where a run keeps its learner as it was after `step` steps, if it was asked to evaluate then."""
+    return folder / "snapshots" / str(step)
 
 
 def restore(learner: Learner, saved: Mapping[str, Any], folder: Path) -> None:

@@ -110,8 +110,13 @@ def _executable(schema: Schema, actions: Array) -> Array:
     return np.asarray(actions, np.float32).reshape(len(actions), *schema.action.shape)
 
 
-def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | Mixture) -> list[Record]:
-    """Act on every split of the configuration, all episodes together, and return their records."""
+def evaluate_learner(
+    config: RunConfig, learner: Learner, store: ReplayStore | Mixture, *, step: int | None = None
+) -> list[Record]:
+    """Act on every split of the configuration, all episodes together, and return their records.
+
+    `step` is the number of steps the learner has taken, by default all of them.
+    """
     if not config.episodes or not config.splits:
         return []
     suite, n = registry.suite(config.suite), config.episodes
@@ -135,7 +140,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | M
                 family=family,
                 suite=config.suite,
                 seed=config.seed,
-                step=config.steps,
+                step=config.steps if step is None else step,
                 split=split,
                 episode=i,
                 context=[float(x) for x in context],

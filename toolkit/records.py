@@ -67,12 +67,7 @@ def load(*paths: str | Path) -> list[Record]:
     """
     records: list[Record] = []
     for folder in run_folders(*paths):
-        file = folder / "episodes.jsonl"
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-            try:
-                records.append(_checked(Record(**json.loads(line))))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise ValueError(f"{file}:{number}: not an evaluation record ({error}); the file is damaged") from None
+        records += read_records(folder / "episodes.jsonl")
         _check_content(folder)
     if not records:
         where = ", ".join(map(str, paths))
@@ -134,9 +129,11 @@ class RunConfig:
     tags: dict[str, Any] = field(default_factory=dict)
     relabel: str | None = None  # what labelled the data anew, or None as recorded
     tier: str = "auto"  # where batches come from; "streaming" is another stream than the others, which are one
+    evaluate_every: int = 0  # steps between evaluations on the way, each with a snapshot; 0: only at the end
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("episodes", 0), ("threads", 1)):
+        counts = {"steps": 1, "batch_size": 1, "seed": 0, "episodes": 0, "threads": 1, "evaluate_every": 0}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name, most in (("batch_size", 1 << 24), ("episodes", 1 << 24), ("threads", 1 << 10)):
@@ -144,6 +141,11 @@ class RunConfig:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
         if self.tier not in TIERS:
             raise ValueError(f"tier {self.tier!r} is unknown; expected one of {', '.join(TIERS)}")
+        if self.evaluate_every and not (self.episodes and self.splits):
+            raise ValueError(
+                f"evaluate_every is {self.evaluate_every}, with {self.episodes} episodes on {len(self.splits)} splits: "
+                "nothing would be evaluated; give at least one episode and split"
+            )
         if len(set(self.splits)) != len(self.splits):
             raise ValueError(f"each split once, got {', '.join(self.splits)}")
         if wrong := [split for split in self.splits if split not in EVALUATION_SPLITS]:
@@ -152,7 +154,8 @@ class RunConfig:
     @property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
-        body = {k: v for k, v in self.to_json().items() if k != "store" and (k, v) != ("relabel", None)}
+        absent = (("relabel", None), ("evaluate_every", 0))
+        body = {k: v for k, v in self.to_json().items() if k != "store" and (k, v) not in absent}
         if self.tier != "streaming":
             del body["tier"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -228,9 +231,29 @@ def read_config(folder: str | Path) -> RunConfig:
         raise ValueError(f"{path}: not a run's configuration ({error}); the file is damaged") from None
 
 
-def write_records(folder: Path, records: Iterable[Record]) -> None:
-    """Write episodes.jsonl whole."""
-    replace_text(folder / "episodes.jsonl", "".join(to_line(record) + "\n" for record in records))
+def write_records(folder: Path, records: Iterable[Record], name: str = "episodes.jsonl") -> None:
+    """Write episodes.jsonl, or the file `name`, whole."""
+    replace_text(folder / name, "".join(to_line(record) + "\n" for record in records))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records in a file. Raises ValueError naming the line that is not one."""
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            records.append(_checked(Record(**json.loads(line))))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path}:{number}: not an evaluation record ({error}); the file is damaged") from None
+    return records
+
+
+def last(records: Iterable[Record]) -> list[Record]:
+    """Those of every run's last evaluated step."""
+    found = list(records)
+    steps: dict[str, int] = {}
+    for record in found:
+        steps[record.run] = max(record.step, steps.get(record.run, 0))
+    return [record for record in found if record.step == steps[record.run]]
 
 
 def mark_done(folder: Path, config: RunConfig) -> None:
@@ -270,9 +293,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def mean_scores(records: Sequence[Record]) -> dict[tuple[str, str], tuple[float, int]]:
-    """(learner, split) -> mean score and number of runs, each run weighing the same."""
+    """(learner, split) -> mean score at the last step and number of runs, each run weighing the same."""
     runs: dict[tuple[str, str, str], list[float]] = {}
-    for record in records:
+    for record in last(records):
         runs.setdefault((record.learner, record.split, record.run), []).append(record.score)
     table: dict[tuple[str, str], list[float]] = {}
     for (learner, split, _), scores in runs.items():

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 
 from toolkit import checkpoint, feed
-from toolkit.configure import build, configure, learner_config, open_data, restore
+from toolkit.configure import build, configure, learner_config, open_data, restore, snapshot
 from toolkit.core import Learner, LearnerConfig, child_seed
 from toolkit.engines.local import interrupt_flag, only_one
 from toolkit.evaluate import evaluate_learner
 from toolkit.records import (
+    Record,
     RunConfig,
     mark_done,
     naming,
     read_config,
     read_metrics,
+    read_records,
     replace_json,
     replace_text,
     write_records,
@@ -64,17 +66,24 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
         learner = build(config, data.spec)
-        _train(config, folder, data, learner, progress)
-        records = evaluate_learner(config, learner, store)
-        write_records(folder, records)
+        on_the_way = _train(config, folder, data, learner, store, progress)
+        write_records(folder, on_the_way + evaluate_learner(config, learner, store))
         mark_done(folder, config)
     return folder
 
 
 def _train(
-    config: RunConfig, folder: Path, data: ReplayStore | Mixture, learner: Learner, progress: Progress | None
-) -> None:
-    """Gradient steps until `config.steps`, from the checkpoint if there is one."""
+    config: RunConfig,
+    folder: Path,
+    data: ReplayStore | Mixture,
+    learner: Learner,
+    store: ReplayStore | Mixture,
+    progress: Progress | None,
+) -> list[Record]:
+    """Gradient steps until `config.steps`, from the checkpoint if there is one; the evaluations before the last step.
+
+    Evaluating on the way changes nothing in the learner or its batches.
+    """
     needs = learner_config(config.learner, config.options).needs
     seed = child_seed(config.seed, "batches", config.learner)
     sampler = feed.sampler(data, needs, batch_size=config.batch_size, seed=seed, device=config.device, tier=config.tier)
@@ -85,6 +94,8 @@ def _train(
         step, seconds = saved["step"], saved["seconds"]
     kept = [line for line in read_metrics(folder) if line["step"] <= step]
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    way = folder / "evaluations.jsonl"  # becomes part of episodes.jsonl at the end
+    records = [record for record in read_records(way) if record.step <= step] if way.exists() else []
 
     def save() -> None:
         state = {"learner": learner.state_dict(), "sampler": sampler.state, "step": step}
@@ -101,6 +112,12 @@ def _train(
                 _log(log, step, metrics, seconds + time.perf_counter() - began)
                 if progress is not None:
                     progress("train", step, config.steps)
+            if config.evaluate_every and step % config.evaluate_every == 0 and step < config.steps:
+                paused = time.perf_counter()
+                records += evaluate_learner(config, learner, store, step=step)
+                write_records(folder, records, way.name)
+                checkpoint.write(snapshot(folder, step), {"learner": learner.state_dict()})
+                seconds -= time.perf_counter() - paused
             if interrupted.is_set() or time.perf_counter() - last_save > SAVE_SECONDS:
                 save()
                 last_save = time.perf_counter()
@@ -109,6 +126,7 @@ def _train(
         save()
     if interrupted.is_set():  # while it was saved for the last time
         raise KeyboardInterrupt
+    return records
 
 
 def _log(log: Any, step: int, metrics: Mapping[str, Any], seconds: float) -> None:

@@ -25,6 +25,9 @@ class Head(Protocol):
     def mean(self, numbers: Tensor) -> Tensor:
         """(M, B, outputs) -> (M, B, D), the expected value."""
 
+    def std(self, numbers: Tensor) -> Tensor:
+        """(M, B, outputs) -> (M, B, D), the standard deviation."""
+
     def sample(self, numbers: Tensor, *, generator: torch.Generator) -> Tensor:
         """(M, B, outputs) -> (M, B, D), one draw for each row."""
 
@@ -58,11 +61,15 @@ class GaussianHead(nn.Module):
         """(M, B, 2D) -> (M, B, D)."""
         return numbers[..., : self.dims]
 
+    def std(self, numbers: Tensor) -> Tensor:
+        """(M, B, 2D) -> (M, B, D)."""
+        return (0.5 * self.log_variance(numbers)).exp()
+
     def sample(self, numbers: Tensor, *, generator: torch.Generator) -> Tensor:
         """(M, B, 2D) -> (M, B, D); one draw for each row."""
         mean = self.mean(numbers)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + noise * (0.5 * self.log_variance(numbers)).exp()
+        return mean + noise * self.std(numbers)
 
     def log_prob(self, numbers: Tensor, value: Tensor) -> Tensor:
         """(M, B, 2D), value (B, D) or (M, B, D) -> (M, B, D), nats for each dimension."""

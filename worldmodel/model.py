@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.core import Moments, Spec
+from toolkit.core import Imagined, Moments, Spec
 from toolkit.nets import StackedMLP
 from toolkit.normalize import Normalizer
 from worldmodel.heads import GaussianHead
@@ -75,6 +75,34 @@ class EnsembleModel(nn.Module):
         numbers, logit = self(obs, action)
         change = self.targets.inverse(self.head.mean(numbers))
         return obs + change[..., :-1], change[..., -1], logit.sigmoid() * self.ends
+
+    @torch.no_grad()
+    def imagine(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Imagined:
+        """One step of `toolkit.core.Dynamics`, from obs (B, O) with action (B, A).
+
+        Each row is drawn by an elite member of its own; without a generator all elites' expectations are averaged.
+        Observations are kept to the range of the data, as in `Imagination`.
+        """
+        numbers, logit = self(obs, action)
+        means, end = self.targets.inverse(self.head.mean(numbers))[self.elites], logit.sigmoid() * self.ends
+        if generator is None:
+            change, end = means.mean(0), end[self.elites].mean(0)
+        else:
+            pick = torch.randint(len(self.elites), (len(obs),), generator=generator, device=obs.device)
+            member, row = self.elites[pick], torch.arange(len(obs), device=obs.device)
+            change = self.targets.inverse(self.head.sample(numbers, generator=generator)[member, row])
+            end = end[member, row]
+        moves = self.targets.kept[:-1]
+        reached = obs + change[:, :-1]
+        units = moves / self.inputs.std[: self.obs_dim] / moves.sum().clamp_min(1)
+        spread = self.head.std(numbers) * self.targets.std * self.targets.kept
+        return Imagined(
+            obs=torch.where(moves, reached.clamp(self.low, self.high), reached),
+            reward=change[:, -1],
+            end=end,
+            disagreement=means[..., :-1].std(0, correction=0) @ units,
+            noise=spread.norm(dim=-1).amax(0),
+        )
 
     def log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """log p(next_obs, reward | obs, action) in nats, raw units; obs (B, O), reward (B,) -> (B,).

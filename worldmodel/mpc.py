@@ -6,10 +6,11 @@ import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Spec, child_seed
+from toolkit.core import Array, Batch, Family, Imagined, LearnerConfig, Needs, Spec, child_seed
 from toolkit.nets import Checkpointed, descend, generator
 from worldmodel.model import EnsembleModel, Selection
 from worldmodel.policy import PlannerPolicy
@@ -176,6 +177,14 @@ class MPC(Checkpointed):
     def log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """log p(next_obs, reward | obs, action) under the elite ensemble, nats, raw units; (B, ...) -> (B,)."""
         return self.best_model().log_prob(obs, action, next_obs, reward)
+
+    def imagine(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Imagined:
+        """One step in the elite ensemble; see `toolkit.core.Dynamics`."""
+        return self.best_model().imagine(obs, action, generator=generator)
+
+    def held_out(self, episodes: int) -> Array:
+        """The episodes that only chose members; see `toolkit.core.Dynamics`."""
+        return np.arange(0, episodes if episodes >= HELD_OUT else 0, HELD_OUT)
 
     def policy(self, *, seed: int) -> PlannerPolicy:
         """A planner with the elite members' weights of this moment; later updates do not reach it."""

@@ -114,7 +114,7 @@ class Rollouts:
     def _acting(
         self, recorded: Tensor, random: torch.Generator, *, seed: int
     ) -> Callable[[int, Tensor, Tensor], Tensor]:
-        """(step, obs (B, O), reward (B,)) -> actions (B, A), one-hot if discrete; `recorded` (B, H, A) is the data's."""
+        """(step, obs (B, O), reward (B,)) -> actions (B, A), one-hot if discrete; `recorded` (B, H, A)."""
         discrete, size = self.spec.discrete, self.spec.action_dim
         if self.actor is not None:
             policy = self.actor.policy(seed=seed)

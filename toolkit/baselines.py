@@ -1,0 +1,87 @@
+"""What a learned model must beat: nothing changes, and everything changes linearly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from toolkit.core import Array, Imagined
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """N transitions in raw units; actions are one-hot if discrete."""
+
+    obs: Tensor  # (N, O) float32
+    action: Tensor  # (N, A) float32
+    next_obs: Tensor  # (N, O) float32
+    reward: Tensor  # (N,) float32
+    terminated: Tensor  # (N,) bool
+    episode: Array  # (N,) int64
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.obs)
+
+    @property
+    def target(self) -> Array:
+        """(N, O + 1) float64: the next observation and the reward."""
+        return np.hstack([self.next_obs.numpy(), self.reward.numpy()[:, None]]).astype(np.float64)
+
+    def take(self, chosen: Array) -> Transitions:
+        """The transitions at `chosen`, a mask or positions."""
+        at = torch.from_numpy(np.flatnonzero(chosen) if chosen.dtype == bool else chosen)
+        parts = (part[at] for part in (self.obs, self.action, self.next_obs, self.reward, self.terminated))
+        return Transitions(*parts, self.episode[at.numpy()])
+
+
+class Baseline:
+    """`toolkit.core.Dynamics` of one affine map: (next obs, reward) = [obs, action, 1] @ weight + Gaussian noise."""
+
+    def __init__(self, weight: Array, residual: Array) -> None:
+        """weight (O + A + 1, O + 1), residual (N, O + 1) what it misses in the data."""
+        self.weight = torch.from_numpy(weight.astype(np.float32))
+        self.std = torch.from_numpy(np.sqrt(np.square(residual).mean(0)).astype(np.float32))
+
+    def imagine(self, obs: Tensor, action: Tensor, *, generator: Generator | None = None) -> Imagined:
+        """See `toolkit.core.Dynamics`; it never expects an end."""
+        ones, none = torch.ones(len(obs), 1), torch.zeros(len(obs))
+        following = torch.cat([obs, action, ones], 1) @ self.weight
+        if generator is not None:
+            following = following + self.std * torch.randn(following.shape, generator=generator)
+        return Imagined(following[:, :-1], following[:, -1], none, none, self.std.norm().expand(len(obs)))
+
+    def held_out(self, episodes: int) -> Array:
+        """None."""
+        return np.zeros(0, np.int64)
+
+
+def persistence(data: Transitions) -> Baseline:
+    """Observations stay as they are; the reward is its mean."""
+    weight = np.zeros((data.obs.shape[1] + data.action.shape[1] + 1, data.obs.shape[1] + 1))
+    weight[:-1, :-1] = np.eye(len(weight) - 1, data.obs.shape[1])
+    weight[-1, -1] = float(data.reward.mean())
+    return Baseline(weight, residual(weight, data))
+
+
+def linear(data: Transitions, *, ridge: float = 1e-6) -> Baseline:
+    """Ridge regression of the change and the reward, in closed form; `ridge` is per row, of standardised inputs."""
+    inputs = np.hstack([data.obs.numpy(), data.action.numpy()]).astype(np.float64)
+    mean, std = inputs.mean(0), inputs.std(0)
+    std[std < 1e-6 * np.maximum(1.0, np.abs(mean))] = np.inf  # constant: no weight
+    x, y = (inputs - mean) / std, data.target
+    y[:, :-1] -= data.obs.numpy()
+    gram = x.T @ x / len(x) + ridge * np.eye(x.shape[1])
+    slope = np.linalg.solve(gram, x.T @ (y - y.mean(0)) / len(x)) / std[:, None]
+    weight = np.vstack([slope, y.mean(0) - mean @ slope])
+    weight[: data.obs.shape[1], :-1] += np.eye(data.obs.shape[1])
+    return Baseline(weight, residual(weight, data))
+
+
+def residual(weight: Array, data: Transitions) -> Array:
+    """(N, O + 1) float64: what the affine map misses."""
+    inputs = np.hstack([data.obs.numpy(), data.action.numpy(), np.ones((len(data), 1))]).astype(np.float64)
+    return data.target - inputs @ weight

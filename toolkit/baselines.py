@@ -54,7 +54,7 @@ class Baseline:
             following = following + self.std * torch.randn(following.shape, generator=generator)
         return Imagined(following[:, :-1], following[:, -1], none, none, self.std.norm().expand(len(obs)))
 
-    def held_out(self, episodes: int) -> Array:
+    def unseen(self, episodes: int) -> Array:
         """None."""
         return np.zeros(0, np.int64)
 

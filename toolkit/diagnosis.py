@@ -218,7 +218,7 @@ def _gaussian_bits(fitted: Array, values: Array) -> Array:
 
 
 def end_bits(model: DynamicsDensity, rate: float, data: Transitions) -> dict[str, Array]:
-    """Bits for whether each step ends the episode: at a constant `rate` of the training data, and given by the model."""
+    """Bits for whether each step ends the episode: at the constant `rate` of the training data, and by the model."""
     p = np.where(data.terminated.numpy(), rate, 1 - rate)
     parts = zip(*(part.split(ROWS) for part in (data.obs, data.action, data.terminated)), strict=True)
     own = torch.cat([model.termination_log_prob(*part).detach() for part in parts])

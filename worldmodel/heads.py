@@ -37,10 +37,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def std(self, numbers: Tensor) -> Tensor:
-        """(M, B, outputs) -> (M, B, D), the standard deviation."""
-
-    def std(self, numbers: Tensor) -> Tensor:
-        """(M, B, outputs) -> (M, B, D), each dimension's standard deviation, given the expectations of those before it."""
+        """(M, B, outputs) -> (M, B, D), standard deviations, each given the expectations of those before it."""
         raise NotImplementedError
 
     def sample(self, numbers: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -63,7 +63,7 @@ class AutoregressiveHead(Head):
         return self._chain(numbers, lambda log_weight, mean, log_std: (log_weight.exp() * mean).sum(-1))
 
     def std(self, numbers: Tensor) -> Tensor:
-        """(M, B, outputs) -> (M, B, D): each dimension's standard deviation, given the expectations of those before it."""
+        """(M, B, outputs) -> (M, B, D): standard deviations, each given the expectations of those before it."""
         found: list[Tensor] = []
 
         def expect(log_weight: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

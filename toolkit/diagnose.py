@@ -1,0 +1,353 @@
+"""What is wrong with a run's model, measured: `packmule eval RUN --diagnose`.
+
+Held out are fresh episodes of the behaviour that made the training data, in other contexts of the same ranges, where
+the store says how it was collected; else another store that is named; else the training episodes that gave no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from toolkit import diagnosis as stats
+from toolkit import feed, registry
+from toolkit.baselines import Transitions, linear, persistence
+from toolkit.configure import learner_config, load_learner, open_data
+from toolkit.core import Array, Dynamics, DynamicsDensity, Episode, Learner, Spec, child_seed
+from toolkit.envs import Suite
+from toolkit.envs._vector import VectorEnvironment
+from toolkit.episodes import stream
+from toolkit.evaluate import rollouts
+from toolkit.fqe import check_shape, learner_spec
+from toolkit.imagine import with_dynamics
+from toolkit.nets import generator
+from toolkit.records import RunConfig, replace_json
+from toolkit.store import Mixture, ReplayStore, Schema
+
+TRAIN_ROWS = 50_000  # transitions the baselines are fitted on
+HELD_ROWS = 2_000  # transitions whose distribution is looked at
+STARTS = 1_000  # windows of compounding error
+SHOWN, PARTICLES = 2, 50  # windows that are drawn, and samples of each
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Numbers of one run's model; every list is the rows of a figure and its CSV."""
+
+    run: str
+    learner: str
+    suite: str
+    held_out: str  # what the numbers were measured on
+    episodes: int
+    transitions: int
+    compounding: list[Row]  # model, horizon, rmse, low, high, starts, episodes
+    calibration: list[Row]  # kind "pit" (name, bin, share) and "coverage" (name, level, covered, low, high)
+    termination: list[Row]  # predicted, observed, low, high, steps; empty if nothing ends
+    brier: float | None
+    brier_of_mean_rate: float | None
+    ece: float | None
+    optimism: list[Row]  # episode, imagined, realised; empty where there is no suite to act in
+    mean_optimism: Row | None  # value, low, high
+    bits: list[Row]  # known, total, explained, low, high; empty if the model has no density
+    exactness: str
+    end_bits: Row | None  # marginal, model: bits a step for whether it ends
+    traces: list[Row]  # window, number, name, step, real, mean, low, high
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; what is infinite becomes None."""
+        return _finite(asdict(self))
+
+
+def diagnose(
+    folder: str | Path,
+    *,
+    on: str | Path | None = None,
+    horizon: int = 50,
+    episodes: int = 20,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Measure the model of a trained run on held-out episodes, and its policy inside the model and outside.
+
+    `on` names a store of held-out episodes. `horizon` is cut to the longest of them. Raises ValueError if the run has
+    no model, nothing is held out, or the data are of another shape.
+    """
+    if horizon < 1 or episodes < 2:
+        raise ValueError(f"horizon must be at least 1 and episodes at least 2, got {horizon} and {episodes}")
+    say = progress or (lambda what: None)
+    run, learner, schema = load_learner(folder, device="cpu")
+    model, spec = with_dynamics(run, learner), learner_spec(folder)
+    torch.set_num_threads(run.threads)
+    data = feed.training_data(
+        open_data(run.store, run.commit, run.view, run.relabel), learner_config(run.learner, run.options).needs
+    )
+    say("held-out episodes")
+    what, held = held_out(folder, run, model, data, on=on, episodes=episodes, seed=seed)
+    train = _training(data, model, seed)
+    whole = _joined(held)
+    rng = np.random.default_rng(child_seed(seed, "diagnose"))
+    random = generator(child_seed(seed, "diagnose", "model"))
+    chosen = np.sort(rng.permutation(len(whole))[:HELD_ROWS])
+    some = whole.take(chosen)
+    names, kept = number_names(schema), _kept(spec)
+    say("compounding error")
+    horizon = min(horizon, max(map(len, held)))
+    windows = stats.windows_of(held, horizon=horizon, starts=STARTS, rng=rng)
+    unit = np.where(kept[:-1], spec.obs.std, 0.0)
+    say("calibration")
+    transforms = stats.pit(model, some, samples=99, generator=random, rng=rng)
+    say("termination")
+    ends = _termination(model, whole)
+    say("planner optimism")
+    acted = _optimism(run, learner, model, schema, episodes=episodes, seed=seed)
+    say("bits")
+    bits, exactness, end_bits = _bits(learner, train, some, kept, rng)
+    return Diagnosis(
+        run=run.identity,
+        learner=run.learner,
+        suite=run.suite,
+        held_out=what,
+        episodes=len(held),
+        transitions=len(whole),
+        compounding=_compounding(
+            {run.learner: model, "linear": linear(train), "persistence": persistence(train)}, windows, unit, rng
+        ),
+        calibration=_calibration(transforms, some.episode, [*names, "reward"], kept, rng),
+        **ends,
+        optimism=acted,
+        mean_optimism=_estimate(np.array([r["imagined"] - r["realised"] for r in acted]), rng) if acted else None,
+        bits=bits,
+        exactness=exactness,
+        end_bits=end_bits,
+        traces=_traces(model, windows, names, kept[:-1], random),
+    )
+
+
+def held_out(
+    folder: str | Path,
+    run: RunConfig,
+    model: Dynamics,
+    data: ReplayStore | Mixture,
+    *,
+    on: str | Path | None,
+    episodes: int,
+    seed: int,
+) -> tuple[str, list[Transitions]]:
+    """What is held out, in words, and its episodes. Raises ValueError if there is nothing."""
+    schema = data.schema
+    made: list[Episode]
+    if on is not None:
+        other = open_data(on, None, None)
+        check_shape(folder, other, learner_spec(folder))
+        chosen = np.random.default_rng(seed).permutation(len(other))[:episodes].tolist()
+        what, made = f"{len(chosen)} episodes of {on}", [other.episode(i) for i in sorted(chosen)]
+    elif "collect" in schema.environment and run.relabel is None and isinstance(data, ReplayStore):
+        dials = {k: v for k, v in schema.environment["collect"].items() if k not in ("seed", "split")}
+        own = child_seed(seed, "diagnose", "episodes")
+        made = list(stream(run.suite, episodes=episodes, seed=own, **dials))
+        what = f"{episodes} fresh episodes of the data's behaviour"
+    else:
+        unseen = model.unseen(len(data))[:episodes].tolist()
+        if not unseen:
+            raise ValueError(f"nothing is held out of {data.path}: name a store of other episodes with --on")
+        what, made = f"{len(unseen)} training episodes that gave no gradient", [data.episode(i) for i in unseen]
+    return what, [transitions(schema, episode, number) for number, episode in enumerate(made)]
+
+
+def transitions(schema: Schema, episode: Episode, number: int) -> Transitions:
+    """An episode's T transitions, as a Batch holds them."""
+    obs = torch.from_numpy(schema.flatten(episode.observations()).astype(np.float32))
+    action = torch.from_numpy(schema.action.pack(episode.action).astype(np.float32))
+    ended = torch.zeros(len(episode), dtype=torch.bool)
+    ended[-1] = bool(episode.terminated)
+    reward = torch.from_numpy(np.asarray(episode.reward, np.float32))
+    return Transitions(obs[:-1], action, obs[1:], reward, ended, np.full(len(episode), number))
+
+
+def number_names(schema: Schema) -> list[str]:
+    """A name for each of the O observation numbers."""
+    return [f"{key.name}[{i}]" if key.size > 1 else key.name for key in schema.observations for i in range(key.size)]
+
+
+def write(found: Diagnosis, folder: str | Path) -> list[Path]:
+    """diagnosis.json and every figure that applies, with its CSV, into `folder`; their paths."""
+    from toolkit.plots import plot_model
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_json(folder / "diagnosis.json", found.to_json())
+    return [folder / "diagnosis.json", *plot_model(found, folder)]
+
+
+def _kept(spec: Spec) -> Array:
+    """(O + 1,) bool: numbers whose change, and the reward if its value, is not constant in the data."""
+    from toolkit.normalize import Normalizer
+
+    return np.concatenate([Normalizer(part).kept.numpy() for part in (spec.delta, spec.reward)])
+
+
+def _training(data: ReplayStore | Mixture, model: Dynamics, seed: int) -> Transitions:
+    """Up to TRAIN_ROWS transitions of the training data, without episodes that gave no gradient."""
+    count = min(TRAIN_ROWS, data.transitions)
+    batch = data.sampler(batch_size=count, seed=child_seed(seed, "diagnose", "train")).next()
+    parts = (batch.obs[:, 0], batch.action[:, 0], batch.obs[:, 1], batch.reward[:, 0], batch.terminated[:, 0])
+    every = Transitions(*parts, batch.episode.numpy())
+    return every.take(~np.isin(every.episode, model.unseen(len(data))))
+
+
+def _joined(parts: Sequence[Transitions]) -> Transitions:
+    names = ("obs", "action", "next_obs", "reward", "terminated")
+    tensors = [torch.cat([getattr(part, name) for part in parts]) for name in names]
+    return Transitions(*tensors, np.concatenate([part.episode for part in parts]))
+
+
+def _compounding(
+    models: dict[str, Dynamics], windows: stats.Windows, unit: Array, rng: np.random.Generator
+) -> list[Row]:
+    rows = []
+    for name, model in models.items():
+        squares = stats.compounding(model, windows, unit)
+        value, low, high = stats.root_mean(squares, windows.episode, rng)
+        for h in range(squares.shape[1]):
+            ends = {"rmse": float(value[h]), "low": float(low[h]), "high": float(high[h])}
+            size = {"starts": len(squares), "episodes": len(np.unique(windows.episode))}
+            rows.append({"model": name, "horizon": h + 1, **ends, **size})
+    return rows
+
+
+def _calibration(
+    transforms: Array, episode: Array, names: Sequence[str], kept: Array, rng: np.random.Generator
+) -> list[Row]:
+    rows: list[Row] = []
+    size = {"steps": len(transforms), "episodes": len(np.unique(episode))}
+    for number in np.flatnonzero(kept).tolist():
+        shares = np.histogram(transforms[:, number], 20, (0, 1))[0] / len(transforms)
+        rows += [
+            {"kind": "pit", "name": names[number], "bin": b, "share": float(share), **size}
+            for b, share in enumerate(shares)
+        ]
+    for level in stats.LEVELS:
+        covered = stats.coverage(transforms[:, kept], level).astype(np.float64)
+        value, low, high = stats.mean(covered, episode, rng)
+        each = zip(np.array(names)[kept].tolist(), value.tolist(), low.tolist(), high.tolist(), strict=True)
+        rows += [
+            {"kind": "coverage", "name": n, "level": level, "covered": v, "low": a, "high": b, **size}
+            for n, v, a, b in each
+        ]
+    return rows
+
+
+def _termination(model: Dynamics, data: Transitions) -> dict[str, Any]:
+    ended = data.terminated.numpy()
+    found = stats.reliability(stats.end_probability(model, data), ended)
+    base: dict[str, Any] = {"brier": found.brier, "brier_of_mean_rate": found.climate, "ece": found.ece}
+    if not ended.any() and found.brier == 0:
+        return {"termination": [], "brier": None, "brier_of_mean_rate": None, "ece": None}
+    columns = zip(found.predicted, found.observed, found.low, found.high, found.count, strict=True)
+    rows = [
+        {"predicted": float(p), "observed": float(o), "low": float(a), "high": float(b), "steps": int(n), **base,
+         "ends": found.ends}
+        for p, o, a, b, n in columns
+    ]  # fmt: skip
+    return {"termination": rows, **base}
+
+
+def _optimism(
+    run: RunConfig, learner: Learner, model: Dynamics, schema: Schema, *, episodes: int, seed: int
+) -> list[Row]:
+    """The policy's undiscounted return inside the model and in the environment, from the same first observations."""
+    if run.suite not in registry.suites() or run.relabel is not None:
+        return []
+    suite = registry.suite(run.suite)
+    contexts = suite.contexts("interpolated", episodes, seed=child_seed(seed, "diagnose", "contexts"))
+    seeds = [child_seed(seed, "diagnose", "episode", i) % 2**31 for i in range(episodes)]
+    envs = suite.batch(episodes)
+    try:
+        start = schema.flatten(envs.reset(np.arange(episodes), contexts, seeds))
+        return acted(learner, model, schema, suite, envs, start, contexts, seeds, seed=seed)
+    finally:
+        envs.close()
+
+
+def acted(
+    learner: Learner,
+    model: Dynamics,
+    schema: Schema,
+    suite: Suite,
+    envs: VectorEnvironment,
+    start: Array,
+    contexts: Array,
+    seeds: Sequence[int],
+    *,
+    seed: int,
+) -> list[Row]:
+    """Imagined and realised returns of each context (n, C), from first observations `start` (n, O)."""
+    own = child_seed(seed, "diagnose", "policy")  # both times the same draws
+    choices = schema.action_dim if schema.discrete else 0
+    random = generator(child_seed(seed, "diagnose", "optimism"))
+    imagined = stats.imagined_return(
+        learner.policy(seed=own), model, start, steps=suite.max_steps, choices=choices, generator=random
+    )
+    outcomes, _ = rollouts(learner.policy(seed=own), suite, schema, contexts, seeds, envs=envs)
+    return [
+        {"episode": i, "imagined": float(a), "realised": o.episode_return, "steps": o.length}
+        for i, (a, o) in enumerate(zip(imagined, outcomes, strict=True))
+    ]
+
+
+def _bits(
+    learner: Learner, train: Transitions, data: Transitions, kept: Array, rng: np.random.Generator
+) -> tuple[list[Row], str, Row | None]:
+    if not isinstance(learner, DynamicsDensity) or learner.exactness == "none":
+        return [], "none", None
+    lengths = stats.code_lengths(learner, train, data, kept)
+    rows = []
+    for known, each in lengths.items():
+        value, low, high = stats.mean(lengths["marginal"] - each, data.episode, rng)
+        ends = {"explained": float(value), "low": float(low), "high": float(high)}
+        size = {"numbers": int(kept.sum()), "steps": len(data), "episodes": len(np.unique(data.episode))}
+        rows.append({"known": known, **ends, "exactness": learner.exactness if known == "model" else "exact", **size})
+    rate = (float(train.terminated.sum()) + 0.5) / (len(train) + 1)
+    ends = {name: float(each.mean()) for name, each in stats.end_bits(learner, rate, data).items()}
+    return rows, learner.exactness, ends
+
+
+def _estimate(values: Array, rng: np.random.Generator) -> Row:
+    value, low, high = stats.mean(values, np.arange(len(values)), rng)
+    return {"value": float(value), "low": float(low), "high": float(high), "episodes": len(values)}
+
+
+def _traces(
+    model: Dynamics, windows: stats.Windows, names: Sequence[str], kept: Array, random: torch.Generator
+) -> list[Row]:
+    """Real states of a few windows, and where samples of the model go under the same actions."""
+    shown = np.linspace(0, len(windows.obs) - 1, SHOWN).astype(int)
+    parts = [part[torch.from_numpy(shown)] for part in (windows.obs, windows.action, windows.reward)]
+    every = stats.Windows(*(part.repeat_interleave(PARTICLES, 0) for part in parts), np.repeat(shown, PARTICLES))
+    drawn = stats.open_loop(model, every, generator=random)[0].reshape(SHOWN, PARTICLES, -1, len(names))
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=1)
+    rows = []
+    for w in range(SHOWN):
+        for d in np.flatnonzero(kept).tolist():
+            real = parts[0][w, :, d].tolist()
+            rows.append({"window": w, "number": d, "name": names[d], "step": 0, "real": real[0]})
+            for h in range(drawn.shape[2]):
+                found = {"mean": float(drawn[w, :, h, d].mean()), "low": float(low[w, h, d])}
+                found["high"] = float(high[w, h, d])
+                rows.append({"window": w, "number": d, "name": names[d], "step": h + 1, "real": real[h + 1], **found})
+    return rows
+
+
+def _finite(body: Any) -> Any:
+    if isinstance(body, dict):
+        return {key: _finite(value) for key, value in body.items()}
+    if isinstance(body, list):
+        return [_finite(value) for value in body]
+    return None if isinstance(body, float) and not math.isfinite(body) else body

@@ -130,6 +130,7 @@ def reliability(probability: Array, ended: Array, *, bins: int = 10) -> Reliabil
     order = np.argsort(p, kind="stable")
     mass = np.cumsum(p[order] + y[order] + 1e-12)
     group = np.minimum((mass / mass[-1] * bins).astype(int), bins - 1)
+    group = group[np.searchsorted(p[order], p[order])]  # equal probabilities stay together, whatever happened
     group = np.unique(group, return_inverse=True)[1]
     count = np.bincount(group).astype(np.float64)
     predicted, observed = (np.bincount(group, values[order]) / count for values in (p, y))

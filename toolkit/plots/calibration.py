@@ -48,17 +48,18 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     edges = [b / bins for b in range(bins + 1)]
     every = [[r["share"] * bins for r in ranks if r["name"] == name] for name in names]
     for shares in every:
-        right.stairs(shares, edges, color="#999999", lw=0.8, alpha=0.7)
-    right.stairs([sum(s) / len(s) for s in zip(*every, strict=True)], edges, color=COLOURS[0], lw=2.2, label="mean")
+        right.stairs(shares, edges, baseline=None, color="#999999", lw=0.8, alpha=0.7)
+    mean = [sum(s) / len(s) for s in zip(*every, strict=True)]
+    right.stairs(mean, edges, baseline=None, color=COLOURS[0], lw=2.2, label="mean")
     noise = 2 * sqrt(bins / rows[0]["steps"])
-    right.axhspan(1 - noise, 1 + noise, color=COLOURS[4], alpha=0.3, lw=0, label="chance, 95% of bins")
+    right.axhspan(1 - noise, 1 + noise, color=COLOURS[4], alpha=0.3, lw=0, zorder=0, label="95% of bins by chance")
     right.plot([], [], color="#999999", lw=0.8, label="one number")
     right.set_xlim(0, 1)
     right.set_ylim(0, 1.05 * max(2.0, max(map(max, every))))
     right.set_xlabel("rank of what came among the model's samples")
     right.set_ylabel("density (1: as often as it should)")
     right.set_title(f"Probability integral transform\n{rows[0]['held_out']}", loc="left")
-    right.legend(loc="upper center")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, handlelength=1.6, columnspacing=1.2)
 
 
 MODEL_FIGURE = Figure(

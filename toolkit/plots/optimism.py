@@ -44,7 +44,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     first = rows[0]
     span = f" [{first['mean_low']:.1f}, {first['mean_high']:.1f}]" if isfinite(first["mean_low"]) else ""
     ax.set_title(
-        f"Optimism of {first['learner']}, {first['suite']}: {first['mean_value']:+.1f}{span}\n"
+        f"Imagined less realised, {first['learner']}, {first['suite']}: {first['mean_value']:+.1f}{span}\n"
         f"n = {len(rows)} episodes in unseen contexts",
         loc="left",
     )
@@ -53,9 +53,9 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
 
 MODEL_FIGURE = Figure(
     name="optimism",
-    caption="The undiscounted return of the policy acting inside the model, where each reward counts by the "
-    "probability of having survived, against its return in the environment from the same first observations. In the "
-    "title the mean difference, with its 95% interval over episodes.",
+    caption="The undiscounted return of the policy acting inside the model against its return in the environment, from "
+    "the same first observations. The model's states are drawn as it believes they fall, and rewards count by the "
+    "probability of having survived. In the title the mean difference, with its 95% interval over episodes.",
     rows=rows,
     draw=draw,
     size=lambda rows: (4.8, 4.6),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from toolkit.core import Array, Imagined
+from toolkit.core import Array, Exactness, Imagined, Reached
+from toolkit.nets import interval_log_mass
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,20 @@ class Transitions:
 
 
 class Baseline:
-    """`toolkit.core.Dynamics` of one affine map: (next obs, reward) = [obs, action, 1] @ weight + Gaussian noise."""
+    """`toolkit.core.Dynamics` of one affine map: (next obs, reward) = [obs, action, 1] @ weight + Gaussian noise.
 
-    def __init__(self, weight: Array, residual: Array) -> None:
-        """weight (O + A + 1, O + 1), residual (N, O + 1) what it misses in the data."""
+    Its `TransitionMass`: independent numbers, and an end at the data's rate.
+    """
+
+    exactness: Exactness = "exact"
+
+    def __init__(self, weight: Array, data: Transitions) -> None:
+        """weight (O + A + 1, O + 1); the noise is what it misses in the data."""
+        inputs = np.hstack([data.obs.numpy(), data.action.numpy(), np.ones((len(data), 1))]).astype(np.float64)
+        missed = np.square(data.target - inputs @ weight).mean(0)
         self.weight = torch.from_numpy(weight.astype(np.float32))
-        self.std = torch.from_numpy(np.sqrt(np.square(residual).mean(0)).astype(np.float32))
+        self.std = torch.from_numpy(np.sqrt(missed).astype(np.float32))
+        self.rate = (float(data.terminated.sum()) + 0.5) / (len(data) + 1)
 
     def imagine(self, obs: Tensor, action: Tensor, *, generator: Generator | None = None) -> Imagined:
         """See `toolkit.core.Dynamics`; it never expects an end."""
@@ -53,6 +63,17 @@ class Baseline:
         if generator is not None:
             following = following + self.std * torch.randn(following.shape, generator=generator)
         return Imagined(following[:, :-1], following[:, -1], none, none, self.std.norm().expand(len(obs)))
+
+    def transition_log_mass(self, reached: Reached) -> Tensor:
+        """See `toolkit.core.TransitionMass`."""
+        mean = self.imagine(reached.obs, reached.action)
+        low, high = (
+            torch.cat([obs, reward[:, None]], 1)
+            for obs, reward in ((reached.next_low, reached.reward_low), (reached.next_high, reached.reward_high))
+        )
+        centre = torch.cat([mean.obs, mean.reward[:, None]], 1)
+        mass = interval_log_mass(low, high, centre, self.std.clamp_min(1e-12).log()).sum(1)
+        return mass + torch.where(reached.terminated, math.log(self.rate), math.log1p(-self.rate))
 
     def unseen(self, episodes: int) -> Array:
         """None."""
@@ -64,7 +85,7 @@ def persistence(data: Transitions) -> Baseline:
     weight = np.zeros((data.obs.shape[1] + data.action.shape[1] + 1, data.obs.shape[1] + 1))
     weight[:-1, :-1] = np.eye(len(weight) - 1, data.obs.shape[1])
     weight[-1, -1] = float(data.reward.mean())
-    return Baseline(weight, residual(weight, data))
+    return Baseline(weight, data)
 
 
 def linear(data: Transitions, *, ridge: float = 1e-6) -> Baseline:
@@ -78,10 +99,4 @@ def linear(data: Transitions, *, ridge: float = 1e-6) -> Baseline:
     slope = np.linalg.solve(gram, x.T @ (y - y.mean(0)) / len(x)) / std[:, None]
     weight = np.vstack([slope, y.mean(0) - mean @ slope])
     weight[: data.obs.shape[1], :-1] += np.eye(data.obs.shape[1])
-    return Baseline(weight, residual(weight, data))
-
-
-def residual(weight: Array, data: Transitions) -> Array:
-    """(N, O + 1) float64: what the affine map misses."""
-    inputs = np.hstack([data.obs.numpy(), data.action.numpy(), np.ones((len(data), 1))]).astype(np.float64)
-    return data.target - inputs @ weight
+    return Baseline(weight, data)

@@ -38,7 +38,7 @@ def table(found: Diagnosis) -> str:
     from toolkit.text import aligned
 
     def span(row: dict[str, Any], name: str = "value", form: str = ".3g") -> str:
-        if not math.isfinite(row["low"]):
+        if row["low"] is None or not math.isfinite(row["low"]):
             return f"{row[name]:{form}}"
         return f"{row[name]:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
 
@@ -71,16 +71,10 @@ def table(found: Diagnosis) -> str:
     if found.mean_optimism is not None:
         realised = sum(r["realised"] for r in found.optimism) / len(found.optimism)
         lines.append(["imagined less realised return", f"{span(found.mean_optimism)}, realised {realised:.4g}"])
-    for row in found.bits[1:]:
-        lines.append([f"bits explained, {row['known']}", span(row, "explained")])
-    if not found.bits:
-        lines.append(["bits explained", "n/a: the model gives no density"])
-    if found.end_bits is not None:
-        lines.append(
-            [
-                "bits a step for its end",
-                "{model:.3g} given the model, {marginal:.3g} at the mean rate".format(**found.end_bits),
-            ]
-        )
+    for row in found.bits:
+        what = "of the model (a bound)" if row["exactness"] == "bound" else row["known"]
+        lines.append([f"bits explained, {what}", f"{span(row, 'explained')} of {row['marginal']:.3g}"])
+    if all(row["known"] != "model" for row in found.bits):
+        lines.append(["bits explained, model", "n/a: the model gives no probabilities"])
     lines.append(["n", f"{found.transitions:,} transitions of {found.held_out}"])
     return aligned(lines)

@@ -18,8 +18,9 @@ import torch
 from toolkit import diagnosis as stats
 from toolkit import feed, registry
 from toolkit.baselines import Transitions, linear, persistence
+from toolkit.bits import Rows, transition_lengths
 from toolkit.configure import learner_config, load_learner, open_data
-from toolkit.core import Array, Dynamics, DynamicsDensity, Episode, Learner, Spec, child_seed
+from toolkit.core import Array, Dynamics, Episode, Learner, Spec, child_seed
 from toolkit.envs import Suite
 from toolkit.envs._vector import VectorEnvironment
 from toolkit.episodes import stream
@@ -55,9 +56,7 @@ class Diagnosis:
     ece: float | None
     optimism: list[Row]  # episode, imagined, realised; empty where there is no suite to act in
     mean_optimism: Row | None  # value, low, high
-    bits: list[Row]  # known, total, explained, low, high; empty if the model has no density
-    exactness: str
-    end_bits: Row | None  # marginal, model: bits a step for whether it ends
+    bits: list[Row]  # known, explained, low, high, marginal; the model's is missing if it has no probabilities
     traces: list[Row]  # window, number, name, step, real, mean, low, high
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def diagnose(
     say("planner optimism")
     acted = _optimism(run, learner, model, schema, episodes=episodes, seed=seed)
     say("bits")
-    bits, exactness, end_bits = _bits(learner, train, some, kept, rng)
+    straight = linear(train)
     return Diagnosis(
         run=run.identity,
         learner=run.learner,
@@ -117,15 +116,13 @@ def diagnose(
         episodes=len(held),
         transitions=len(whole),
         compounding=_compounding(
-            {run.learner: model, "linear": linear(train), "persistence": persistence(train)}, windows, unit, rng
+            {run.learner: model, "linear": straight, "persistence": persistence(train)}, windows, unit, rng
         ),
         calibration=_calibration(transforms, some.episode, [*names, "reward"], kept, rng),
         **ends,
         optimism=acted,
         mean_optimism=_estimate(np.array([r["imagined"] - r["realised"] for r in acted]), rng) if acted else None,
-        bits=bits,
-        exactness=exactness,
-        end_bits=end_bits,
+        bits=_bits({"linear": straight, "model": learner}, spec, train, some),
         traces=_traces(model, windows, names, kept[:-1], random),
     )
 
@@ -302,21 +299,26 @@ def acted(
     ]
 
 
-def _bits(
-    learner: Learner, train: Transitions, data: Transitions, kept: Array, rng: np.random.Generator
-) -> tuple[list[Row], str, Row | None]:
-    if not isinstance(learner, DynamicsDensity) or learner.exactness == "none":
-        return [], "none", None
-    lengths = stats.code_lengths(learner, train, data, kept)
+def _bits(models: dict[str, object], spec: Spec, train: Transitions, data: Transitions) -> list[Row]:
+    """Bits of next observation, reward and end that persistence and each model explain; see `toolkit.bits`."""
+    seen, test = (
+        Rows(*(part.numpy() for part in (t.obs, t.next_obs, t.action, t.reward, t.terminated)), t.episode)
+        for t in (train, data)
+    )
     rows = []
-    for known, each in lengths.items():
-        value, low, high = stats.mean(lengths["marginal"] - each, data.episode, rng)
-        ends = {"explained": float(value), "low": float(low), "high": float(high)}
-        size = {"numbers": int(kept.sum()), "steps": len(data), "episodes": len(np.unique(data.episode))}
-        rows.append({"known": known, **ends, "exactness": learner.exactness if known == "model" else "exact", **size})
-    rate = (float(train.terminated.sum()) + 0.5) / (len(train) + 1)
-    ends = {name: float(each.mean()) for name, each in stats.end_bits(learner, rate, data).items()}
-    return rows, learner.exactness, ends
+    for name, model in models.items():
+        found = transition_lengths(model, spec, seen, test)
+        size = {"marginal": found.marginal.value, "steps": found.transitions, "episodes": found.episodes}
+        if not rows and found.persistence is not None:
+            gain = found.marginal.value - found.persistence.value
+            rows.append(
+                {"known": "persistence", "explained": gain, "low": None, "high": None, "exactness": "exact"} | size
+            )
+        if found.explained is not None:
+            e = found.explained
+            ends = {"explained": e.value, "low": e.low, "high": e.high}
+            rows.append({"known": name, **ends, "exactness": found.exactness} | size)
+    return rows
 
 
 def _estimate(values: Array, rng: np.random.Generator) -> Row:

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from toolkit.baselines import Transitions, residual
-from toolkit.core import Array, Dynamics, DynamicsDensity, Policy, Step
+from toolkit.baselines import Transitions
+from toolkit.core import Array, Dynamics, Policy, Step
 
 ROWS = 1 << 13  # rows a model is asked about at once
 LEVELS = (0.5, 0.9, 0.95)
 RESAMPLES = 1000
-LN2 = float(np.log(2))
 
 
 @dataclass(frozen=True)
@@ -174,56 +173,6 @@ def imagined_return(
         total += alive * reward
         alive *= 1 - found.end.double()
     return total.numpy()
-
-
-def code_lengths(model: DynamicsDensity, train: Transitions, data: Transitions, kept: Array) -> dict[str, Array]:
-    """Bits for the next observation and the reward of each transition, up to the resolution, by what is known.
-
-    "marginal": nothing, a Gaussian of all numbers together. "persistence": the observation, a Gaussian of the change.
-    "linear": observation and action, a linear model with Gaussian residuals. "model": the model's own. The first
-    three are fitted on `train`; differences to the marginal are bits explained, and the resolution cancels in them.
-    `kept` (O + 1,) bool leaves out numbers that have no part in the model's density.
-    """
-    from toolkit.baselines import linear, persistence
-
-    size = data.obs.shape[1]
-    maps = {
-        "marginal": np.vstack([np.zeros((size + data.action.shape[1], size + 1)), train.target.mean(0)]),
-        "persistence": _with_mean(persistence(train).weight.numpy(), train),
-        "linear": linear(train).weight.numpy(),
-    }
-    found = {
-        name: _gaussian_bits(residual(weight, train)[:, kept], residual(weight, data)[:, kept])
-        for name, weight in maps.items()
-    }
-    parts = zip(*(p.split(ROWS) for p in (data.obs, data.action, data.next_obs, data.reward)), strict=True)
-    own = torch.cat([model.transition_log_prob(*part).detach() for part in parts])
-    return found | {"model": -own.numpy().astype(np.float64) / LN2}
-
-
-def _with_mean(weight: Array, train: Transitions) -> Array:
-    shifted = weight.astype(np.float64)
-    shifted[-1] += residual(shifted, train).mean(0)
-    return shifted
-
-
-def _gaussian_bits(fitted: Array, values: Array) -> Array:
-    """(N,) minus log2 density of `values` (N, D) under the zero-mean Gaussian of `fitted` (n, D)."""
-    covariance = fitted.T @ fitted / len(fitted)
-    scale = np.sqrt(np.diag(covariance).clip(1e-24))
-    correlation = covariance / np.outer(scale, scale) + 1e-6 * np.eye(len(scale))  # numbers may determine each other
-    factor = np.linalg.cholesky(correlation)
-    white = np.linalg.solve(factor, (values / scale).T)
-    log_scale = np.log(scale).sum() + np.log(np.diag(factor)).sum()
-    return (0.5 * np.square(white).sum(0) + log_scale + 0.5 * len(scale) * np.log(2 * np.pi)) / LN2
-
-
-def end_bits(model: DynamicsDensity, rate: float, data: Transitions) -> dict[str, Array]:
-    """Bits for whether each step ends the episode: at the constant `rate` of the training data, and by the model."""
-    p = np.where(data.terminated.numpy(), rate, 1 - rate)
-    parts = zip(*(part.split(ROWS) for part in (data.obs, data.action, data.terminated)), strict=True)
-    own = torch.cat([model.termination_log_prob(*part).detach() for part in parts])
-    return {"marginal": -np.log2(p), "model": -own.numpy().astype(np.float64) / LN2}
 
 
 def windows_of(episodes: Sequence[Transitions], *, horizon: int, starts: int, rng: np.random.Generator) -> Windows:

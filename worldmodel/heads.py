@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.core import Exactness
+from toolkit.nets import interval_log_mass
 
 
 class Head(nn.Module):
@@ -58,6 +59,10 @@ class Head(nn.Module):
         for parameter in part.parameters():
             parameter.data = parameter.data[members]
         return part
+
+    def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """(M, B, outputs), edges (B, D) -> (M, B, D) float64, nats of each interval; edges may be infinite."""
+        raise NotImplementedError
 
 
 class Bounds(nn.Module):
@@ -124,6 +129,10 @@ class GaussianHead(Head):
         log_variance = self.log_variance(numbers)
         error = value - self.mean(numbers)
         return -0.5 * (error.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
+
+    def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """(M, B, 2D), edges (B, D) -> (M, B, D) float64, nats of each interval; edges may be infinite."""
+        return interval_log_mass(low, high, self.mean(numbers), 0.5 * self.log_variance(numbers))
 
     def penalty(self) -> Tensor:
         """Sum of the bounds' widths."""

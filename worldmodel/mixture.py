@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.nets import interval_log_mass
 from worldmodel.heads import Bounds, Head
 
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -90,17 +91,30 @@ class AutoregressiveHead(Head):
 
     def log_prob(self, numbers: Tensor, value: Tensor) -> Tensor:
         """(M, B, outputs), value (B, D) or (M, B, D) -> (M, B, D), nats; each dimension given those before it."""
-        place, log_std, features = self._parts(numbers)
+        place, log_std, _ = self._parts(numbers)
+        log_weight, mean, spread = self._given(numbers, value)
         residual = (value - place) * (-log_std).exp()
-        seen = residual.clamp(-REACH, REACH)
+        error = (residual[..., None] - mean) * (-spread).exp()
+        each = log_weight - 0.5 * error.square() - spread
+        return each.logsumexp(-1) - 0.5 * math.log(2 * math.pi) - log_std
+
+    def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """See `Head`; each dimension given the middles of the intervals before it, 0 of an infinite one."""
+        place, log_std, _ = self._parts(numbers)
+        middle = ((low + high) / 2).where(low.isfinite() & high.isfinite(), 0.0).to(numbers.dtype)
+        log_weight, mean, spread = self._given(numbers, middle)
+        edges = (((edge - place) * (-log_std).exp())[..., None] for edge in (low, high))
+        return (log_weight + interval_log_mass(*edges, mean, spread)).logsumexp(-1)
+
+    def _given(self, numbers: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixtures of every residual given those of `value` before it: log weights, means, log std (M, B, D, K)."""
+        place, log_std, features = self._parts(numbers)
+        seen = ((value - place) * (-log_std).exp()).clamp(-REACH, REACH)
         before = self.before.flatten(2) * self.earlier.repeat_interleave(self.width, 1)  # (M, D, D W)
         hidden = F.silu(torch.baddbmm(features.flatten(2), seen, before)).unflatten(2, (self.dims, self.width))
         shift = torch.bmm(seen, self.shift * self.earlier)
         mixture = hidden.transpose(1, 2) @ self.weight + self.bias  # (M, D, B, 3 K)
-        log_weight, mean, spread = self._mixture(mixture.transpose(1, 2), shift[..., None], self.scale[:, None])
-        error = (residual[..., None] - mean) * (-spread).exp()
-        each = log_weight - 0.5 * error.square() - spread
-        return each.logsumexp(-1) - 0.5 * math.log(2 * math.pi) - log_std
+        return self._mixture(mixture.transpose(1, 2), shift[..., None], self.scale[:, None])
 
     def penalty(self) -> Tensor:
         """Sum of the bounds' widths."""

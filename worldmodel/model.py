@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.core import Imagined, Moments, Spec
+from toolkit.core import Imagined, Moments, Reached, Spec
 from toolkit.nets import StackedMLP
 from toolkit.normalize import Normalizer
 from worldmodel.heads import GaussianHead, Head
@@ -62,6 +62,7 @@ class EnsembleModel(nn.Module):
         *_, last_bias = self.network.parameters()
         with torch.no_grad():
             last_bias[..., -1] = math.log(rate / (1 - rate))
+        self.rare = 1 / (spec.transitions + 2)
         self.register_buffer("elites", torch.arange(elites))
         moves = self.targets.kept[:-1]  # a goal may lie anywhere
         for name in ("low", "high"):
@@ -155,6 +156,22 @@ class EnsembleModel(nn.Module):
         _, logit = self(obs, action)
         end = self.end_probability(logit[self.elites]).mean(0)
         return torch.where(terminated, end, 1 - end).log()
+
+    def log_mass(self, reached: Reached) -> Tensor:
+        """Log probability, nats, (B,) float64, of the bins reached and of the end: the elite members' equal mixture.
+
+        An end, or going on, is never less probable than one in all the transitions of the training data.
+        """
+        numbers, logit = self(reached.obs, reached.action)
+
+        def edge(obs: Tensor, reward: Tensor) -> Tensor:
+            raw = torch.cat([obs - reached.obs.double(), reward[..., None]], -1)
+            return (raw - self.targets.mean) / self.targets.std
+
+        low, high = edge(reached.next_low, reached.reward_low), edge(reached.next_high, reached.reward_high)
+        end = self.end_probability(logit.double()).clamp(self.rare, 1 - self.rare)
+        each = self.head.log_mass(numbers, low, high).sum(-1) + end.where(reached.terminated, 1 - end).log()
+        return torch.logsumexp(each[self.elites], 0) - math.log(len(self.elites))
 
 
 class Imagination:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.core import Array, Batch, Exactness, Family, Imagined, LearnerConfig, Needs, Spec, child_seed
+from toolkit.core import Array, Batch, Exactness, Family, Imagined, LearnerConfig, Needs, Reached, Spec, child_seed
 from toolkit.nets import Checkpointed, descend, generator
 from worldmodel.calibration import calibrate
 from worldmodel.heads import GaussianHead
@@ -242,6 +242,15 @@ class MPC(Checkpointed):
     def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
         """log p(terminated | obs, action) under the elite ensemble, nats; (B, ...), (B,) bool -> (B,)."""
         return self.best_model().termination_log_prob(obs, action, terminated)
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the model's probabilities are."""
+        return self.model.head.exactness
+
+    def transition_log_mass(self, reached: Reached) -> Tensor:
+        """Log probability of bins and end under the elite ensemble, nats, (B,) float64."""
+        return self.best_model().log_mass(reached)
 
     def policy(self, *, seed: int) -> PlannerPolicy:
         """A planner with the elite members' weights of this moment; later updates do not reach it."""

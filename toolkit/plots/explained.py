@@ -21,24 +21,24 @@ WORDS = {
 
 
 def rows(records: Sequence[Diagnosis]) -> list[Row]:
-    """One row a way of knowing. Raises ValueError if the model has no density."""
+    """One row a way of knowing. Raises ValueError if the model has no probabilities."""
     found = [{"run": r.run, "suite": r.suite, "learner": r.learner, "held_out": r.held_out, **row}
              for r in records for row in r.bits]  # fmt: skip
-    if not found:
-        raise ValueError("the model gives no density, so it has no code length")
+    if not any(row["known"] == "model" for row in found):
+        raise ValueError("the model gives no probabilities, so it has no code length")
     return found
 
 
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
-    """A bar for each way of knowing but the marginal, which explains nothing by definition."""
+    """A bar for each way of knowing; the marginal explains nothing by definition."""
     ax = axes[0]
     for place, known in enumerate(WORDS):
         row = next(r for r in rows if r["known"] == known)
         bound = " (a bound)" if row["exactness"] == "bound" else ""
         ax.barh(place, row["explained"], height=0.6, color=COLOURS[place], alpha=0.8)
-        if isfinite(row["low"]):
+        if row["low"] is not None and isfinite(row["low"]):
             ax.plot([row["low"], row["high"]], [place, place], color="black", lw=1.4)
-        at = max(row["explained"], row["high"] if isfinite(row["high"]) else 0.0, 0.0)
+        at = max(row["explained"], row["high"] if row["high"] is not None and isfinite(row["high"]) else 0.0, 0.0)
         ax.annotate(
             f"{row['explained']:.1f}{bound}", (at, place), (5, 0), textcoords="offset points", va="center", size=8.5
         )
@@ -48,19 +48,18 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     ax.grid(axis="y", visible=False)
     left, right = ax.get_xlim()
     ax.set_xlim(left, right + 0.12 * (right - left))
-    ax.set_xlabel("bits explained a transition, over a Gaussian that knows nothing")
+    ax.set_xlabel(f"bits explained a transition, of {rows[0]['marginal']:.1f} at the store's resolution")
     first = rows[0]
     ax.set_title(
-        f"Next observation and reward ({first['numbers']} numbers), {first['suite']}\n"
-        f"n = {first['steps']} steps, {first['held_out']}",
+        f"Next observation, reward and end, {first['suite']}\nn = {first['steps']} steps, {first['held_out']}",
         loc="left",
     )
 
 
 MODEL_FIGURE = Figure(
     name="explained",
-    caption="Code length of the next observation and the reward under a Gaussian of all numbers together that knows "
-    "nothing, less that of one who knows the state, of a linear model, and of the run's model; the resolution cancels. "
+    caption="Code length of the next observation, the reward and the end by their frequencies in the training data, "
+    "less that of the change by its frequencies, of a linear model, and of the run's model; the resolution cancels. "
     "Lines are 95% intervals over episodes.",
     rows=rows,
     draw=draw,

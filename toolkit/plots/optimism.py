@@ -48,7 +48,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         f"n = {len(rows)} episodes in unseen contexts",
         loc="left",
     )
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 MODEL_FIGURE = Figure(

@@ -25,12 +25,16 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     """Observed against predicted frequency, with the number of steps beside each point."""
     ax = axes[0]
     ax.plot([0, 1], [0, 1], color="#555555", ls="--", lw=1.2, label="as promised")
-    for r in rows:
+    named = -1.0
+    for r in sorted(rows, key=lambda r: -r["predicted"]):
         ax.plot([r["predicted"]] * 2, [r["low"], r["high"]], color=COLOURS[0], lw=2, alpha=0.5)
         ax.plot([r["predicted"]], [r["observed"]], "o", color=COLOURS[0], ms=5.5)
-        ax.annotate(f"{r['steps']:,}", (r["predicted"], r["observed"]), (6, -9), textcoords="offset points", size=7)
-    ax.set_xlim(-0.03, 1.1)
-    ax.set_ylim(-0.03, 1.03)
+        if named < 0 or named - r["predicted"] > 0.035:  # where there is room
+            place = (r["predicted"], r["high"])
+            ax.annotate(f"{r['steps']:,}", place, (0, 4), textcoords="offset points", size=7, ha="center")
+            named = r["predicted"]
+    ax.set_xlim(-0.03, 1.03)
+    ax.set_ylim(-0.03, 1.08)
     ax.set_xlabel("predicted probability that the step ends the episode")
     ax.set_ylabel("observed share of steps")
     total, first = sum(r["steps"] for r in rows), rows[0]
@@ -45,7 +49,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
 MODEL_FIGURE = Figure(
     name="termination",
     caption="How often steps end an episode where the model gives a probability for it; bins hold equal shares of "
-    "expected and real ends, the numbers are their steps, bars are Wilson 95% intervals.",
+    "expected and real ends, numbers are their steps, where there is room, and bars are Wilson 95% intervals.",
     rows=rows,
     draw=draw,
     size=lambda rows: (5.8, 4.2),

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest, multivariate_normal
+from scipy.stats import kstest, norm
 from torch import Generator, Tensor
 
 from toolkit import diagnosis as stats
 from toolkit import plots, registry
-from toolkit.baselines import Transitions, linear, persistence
+from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.cli import main
 from toolkit.collect import collect
-from toolkit.core import Imagined, Step
+from toolkit.core import Imagined, Reached, Step
 from toolkit.diagnose import Diagnosis, acted, diagnose, held_out
 from toolkit.envs._vector import VectorEnvironment
 from toolkit.nets import generator
@@ -34,8 +34,6 @@ NOISE = 0.05
 class Linear:
     """x' = A x + B u + noise, reward = x_0 + noise; `sure` below 1 believes in less noise, `ends` in ends."""
 
-    exactness = "exact"
-
     def __init__(self, *, sure: float = 1.0, ends: float = 0.0) -> None:
         self.sure, self.ends = sure, ends
 
@@ -50,14 +48,6 @@ class Linear:
 
     def unseen(self, episodes: int) -> np.ndarray:
         return np.zeros(0, np.int64)
-
-    def transition_log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
-        mean = self.imagine(obs, action)
-        error = torch.cat([next_obs - mean.obs, (reward - mean.reward)[:, None]], 1)
-        return torch.distributions.Normal(0.0, NOISE).log_prob(error).sum(1)
-
-    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
-        return torch.where(terminated, self.ends, 1 - self.ends).log()
 
 
 def episodes(
@@ -76,12 +66,6 @@ def episodes(
             obs = after.obs
         found.append(Transitions(*(torch.cat(p) for p in zip(*parts, strict=True)), np.full(steps, number)))
     return found
-
-
-def joined(parts: list[Transitions]) -> Transitions:
-    names = ("obs", "action", "next_obs", "reward", "terminated")
-    tensors = [torch.cat([getattr(part, name) for part in parts]) for name in names]
-    return Transitions(*tensors, np.concatenate([part.episode for part in parts]))
 
 
 UNIT = np.array([0.5, 2.0])
@@ -227,47 +211,30 @@ def test_optimism_is_zero_when_the_model_is_the_environment(tmp_path):
         assert row["realised"] < -1
 
 
-KEPT = np.ones(3, bool)
+def reached(data: Transitions, width: float) -> Reached:
+    """Bins of `width` about what followed."""
+    target = torch.from_numpy(data.target)
+    low, high = target - width / 2, target + width / 2
+    return Reached(data.obs, data.action, low[:, :-1], high[:, :-1], low[:, -1], high[:, -1], data.terminated)
 
 
-def test_gaussian_code_lengths_equal_scipy():
-    data = joined(episodes(10))
-    found = stats.code_lengths(Linear(), data, data, KEPT)
-    target = data.target
-    density = multivariate_normal(target.mean(0), np.cov(target.T, bias=True)).logpdf(target)
-    np.testing.assert_allclose(found["marginal"], -density / np.log(2), rtol=1e-3, atol=1e-3)
+def test_the_linear_models_code_length_comes_near_the_entropy_of_a_linear_system():
+    model, data, width = linear(joined(episodes(40))), joined(episodes(40, seed=1)), 1e-3
+    bits = -model.transition_log_mass(reached(data, width)).mean().item() / np.log(2)
+    entropy = 3 * (0.5 * np.log2(2 * np.pi * np.e * NOISE**2) - np.log2(width))
+    assert bits == pytest.approx(entropy, abs=0.1)
 
 
-def test_the_true_model_explains_what_the_noise_leaves():
-    train, data = joined(episodes(40)), joined(episodes(40, seed=1))
-    found = {name: each.mean() for name, each in stats.code_lengths(Linear(), train, data, KEPT).items()}
-    entropy = 3 * 0.5 * np.log2(2 * np.pi * np.e * NOISE**2)
-    assert found["model"] == pytest.approx(entropy, abs=0.1)
-    assert found["linear"] == pytest.approx(entropy, abs=0.1)
-    assert found["marginal"] > found["persistence"] > found["linear"]
-
-
-def test_the_unit_cancels_in_bits_explained():
-    def explained(scale: float) -> float:
-        train, data = joined(episodes(10, scale=scale)), joined(episodes(10, seed=1, scale=scale))
-        found = stats.code_lengths(Linear(), train, data, KEPT)
-        return float((found["marginal"] - found["linear"]).mean())
-
-    assert explained(1000.0) == pytest.approx(explained(1.0), abs=1e-3)
-
-
-def test_numbers_that_determine_each_other_have_a_finite_code_length():
-    data = joined(episodes(10))
-    twice = replace(data, obs=data.obs.repeat(1, 2), next_obs=data.next_obs.repeat(1, 2))
-    residual = np.hstack([twice.target, twice.target])
-    assert np.isfinite(stats._gaussian_bits(residual, residual)).all()
-
-
-def test_the_end_costs_nothing_to_a_model_that_knows_it():
-    data = joined(episodes(2))
-    found = stats.end_bits(Linear(ends=0.0), 0.01, data)
-    assert found["model"].max() == 0
-    np.testing.assert_allclose(found["marginal"], -np.log2(0.99))
+def test_the_linear_models_mass_equals_scipy_and_half_a_bin_costs_one_bit_a_number():
+    data = joined(episodes(3))
+    model = persistence(data)
+    wide, narrow = (model.transition_log_mass(reached(data, width)) for width in (2e-3, 1e-3))
+    np.testing.assert_allclose(((wide - narrow) / np.log(2)).numpy(), 3, atol=1e-3)
+    mean = model.imagine(data.obs, data.action)
+    centre = np.hstack([mean.obs.numpy(), mean.reward.numpy()[:, None]])
+    spread = model.std.numpy().astype(float)
+    each = np.log(norm.cdf(data.target + 1e-3, centre, spread) - norm.cdf(data.target - 1e-3, centre, spread)).sum(1)
+    np.testing.assert_allclose(wide.numpy(), each + np.log1p(-model.rate), rtol=1e-4, atol=1e-4)
 
 
 def test_intervals_are_over_episodes_not_steps():

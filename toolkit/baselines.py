@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +36,23 @@ class Transitions:
 
     def take(self, chosen: Array) -> Transitions:
         """The transitions at `chosen`, a mask or positions."""
-        at = torch.from_numpy(np.flatnonzero(chosen) if chosen.dtype == bool else chosen)
-        parts = (part[at] for part in (self.obs, self.action, self.next_obs, self.reward, self.terminated))
-        return Transitions(*parts, self.episode[at.numpy()])
+        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        at = torch.from_numpy(index)
+        return Transitions(
+            self.obs[at], self.action[at], self.next_obs[at], self.reward[at], self.terminated[at], self.episode[index]
+        )
+
+
+def joined(parts: Sequence[Transitions]) -> Transitions:
+    """All transitions, one part after another."""
+    return Transitions(
+        torch.cat([part.obs for part in parts]),
+        torch.cat([part.action for part in parts]),
+        torch.cat([part.next_obs for part in parts]),
+        torch.cat([part.reward for part in parts]),
+        torch.cat([part.terminated for part in parts]),
+        np.concatenate([part.episode for part in parts]),
+    )
 
 
 class Baseline:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +19,22 @@ def diagnose_runs(
     as_json: bool,
 ) -> int:  # fmt: skip
     """Diagnose each run into its folder's `diagnosis`, or into `out`/<the folder's name>; print tables or JSON."""
-    import sys
-
     from toolkit.diagnose import diagnose, write
 
     for folder in folders:
         place = folder / "diagnosis" if out is None else out / folder.resolve().name
         found = diagnose(
             folder, on=on, horizon=horizon, episodes=20 if episodes is None else episodes, seed=seed or 0,
-            progress=lambda what, folder=folder: print(f"diagnose {folder.name}: {what}", file=sys.stderr),
+            progress=partial(_say, folder.name),
         )  # fmt: skip
         paths = write(found, place)
         print(json.dumps(found.to_json()) if as_json else table(found))
         print("\n".join(map(str, paths)), file=sys.stderr if as_json else sys.stdout)
     return 0
+
+
+def _say(name: str, what: str) -> None:
+    print(f"diagnose {name}: {what}", file=sys.stderr)
 
 
 def table(found: Diagnosis) -> str:
@@ -51,13 +55,9 @@ def table(found: Diagnosis) -> str:
         lines.append([f"error after {horizon} steps [sd]", f"{span(own, 'rmse')}   {others}"])
     covered = [r for r in found.calibration if r["kind"] == "coverage"]
     for level in sorted({r["level"] for r in covered}):
-        own = [r["covered"] for r in covered if r["level"] == level]
-        lines.append(
-            [
-                f"inside the {level:.0%} interval",
-                f"{sum(own) / len(own):.1%}, {min(own):.1%} to {max(own):.1%} between numbers",
-            ]
-        )
+        shares = [r["covered"] for r in covered if r["level"] == level]
+        mean, least, most = sum(shares) / len(shares), min(shares), max(shares)
+        lines.append([f"inside the {level:.0%} interval", f"{mean:.1%}, {least:.1%} to {most:.1%} between numbers"])
     if found.termination:
         lines.append(
             [

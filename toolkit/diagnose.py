@@ -17,7 +17,7 @@ import torch
 
 from toolkit import diagnosis as stats
 from toolkit import feed, registry
-from toolkit.baselines import Transitions, linear, persistence
+from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.bits import Rows, transition_lengths
 from toolkit.configure import learner_config, load_learner, open_data
 from toolkit.core import Array, Dynamics, Episode, Learner, Spec, child_seed
@@ -90,7 +90,7 @@ def diagnose(
     say("held-out episodes")
     what, held = held_out(folder, run, model, data, on=on, episodes=episodes, seed=seed)
     train = _training(data, model, seed)
-    whole = _joined(held)
+    whole = joined(held)
     rng = np.random.default_rng(child_seed(seed, "diagnose"))
     random = generator(child_seed(seed, "diagnose", "model"))
     chosen = np.sort(rng.permutation(len(whole))[:HELD_ROWS])
@@ -199,12 +199,6 @@ def _training(data: ReplayStore | Mixture, model: Dynamics, seed: int) -> Transi
     return every.take(~np.isin(every.episode, model.unseen(len(data))))
 
 
-def _joined(parts: Sequence[Transitions]) -> Transitions:
-    names = ("obs", "action", "next_obs", "reward", "terminated")
-    tensors = [torch.cat([getattr(part, name) for part in parts]) for name in names]
-    return Transitions(*tensors, np.concatenate([part.episode for part in parts]))
-
-
 def _compounding(
     models: dict[str, Dynamics], windows: stats.Windows, unit: Array, rng: np.random.Generator
 ) -> list[Row]:
@@ -302,10 +296,10 @@ def acted(
 def _bits(models: dict[str, object], spec: Spec, train: Transitions, data: Transitions) -> list[Row]:
     """Bits of next observation, reward and end that persistence and each model explain; see `toolkit.bits`."""
     seen, test = (
-        Rows(*(part.numpy() for part in (t.obs, t.next_obs, t.action, t.reward, t.terminated)), t.episode)
+        Rows(t.obs.numpy(), t.next_obs.numpy(), t.action.numpy(), t.reward.numpy(), t.terminated.numpy(), t.episode)
         for t in (train, data)
     )
-    rows = []
+    rows: list[Row] = []
     for name, model in models.items():
         found = transition_lengths(model, spec, seen, test)
         size = {"marginal": found.marginal.value, "steps": found.transitions, "episodes": found.episodes}
@@ -331,14 +325,15 @@ def _traces(
 ) -> list[Row]:
     """Real states of a few windows, and where samples of the model go under the same actions."""
     shown = np.linspace(0, len(windows.obs) - 1, SHOWN).astype(int)
-    parts = [part[torch.from_numpy(shown)] for part in (windows.obs, windows.action, windows.reward)]
-    every = stats.Windows(*(part.repeat_interleave(PARTICLES, 0) for part in parts), np.repeat(shown, PARTICLES))
+    obs, action, reward = (p[torch.from_numpy(shown)] for p in (windows.obs, windows.action, windows.reward))
+    again = (part.repeat_interleave(PARTICLES, 0) for part in (obs, action, reward))
+    every = stats.Windows(next(again), next(again), next(again), np.repeat(shown, PARTICLES))
     drawn = stats.open_loop(model, every, generator=random)[0].reshape(SHOWN, PARTICLES, -1, len(names))
     low, high = np.quantile(drawn, [0.05, 0.95], axis=1)
     rows = []
     for w in range(SHOWN):
         for d in np.flatnonzero(kept).tolist():
-            real = parts[0][w, :, d].tolist()
+            real = obs[w, :, d].tolist()
             rows.append({"window": w, "number": d, "name": names[d], "step": 0, "real": real[0]})
             for h in range(drawn.shape[2]):
                 found = {"mean": float(drawn[w, :, h, d].mean()), "low": float(low[w, h, d])}

@@ -103,8 +103,8 @@ class AutoregressiveHead(Head):
         place, log_std, _ = self._parts(numbers)
         middle = ((low + high) / 2).where(low.isfinite() & high.isfinite(), 0.0).to(numbers.dtype)
         log_weight, mean, spread = self._given(numbers, middle)
-        edges = (((edge - place) * (-log_std).exp())[..., None] for edge in (low, high))
-        return (log_weight + interval_log_mass(*edges, mean, spread)).logsumexp(-1)
+        first, last = (((edge - place) * (-log_std).exp())[..., None] for edge in (low, high))
+        return (log_weight + interval_log_mass(first, last, mean, spread)).logsumexp(-1)
 
     def _given(self, numbers: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mixtures of every residual given those of `value` before it: log weights, means, log std (M, B, D, K)."""

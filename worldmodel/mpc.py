@@ -222,11 +222,6 @@ class MPC(Checkpointed):
         """Every member with its best weights; before the first comparison, with its present ones."""
         return self.kept if self.step >= self.config.compare_every else self.model
 
-    @property
-    def exactness(self) -> Exactness:
-        """What `transition_log_prob` is."""
-        return self.model.head.exactness
-
     def transition_log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """log p(next_obs, reward | obs, action) under the elite ensemble, nats, raw units; (B, ...) -> (B,)."""
         return self.best_model().log_prob(obs, action, next_obs, reward)

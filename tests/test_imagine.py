@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers import toy_batch, toy_spec
 from test_collecting import files
 from test_faults import in_child
 from torch import Generator, Tensor
@@ -25,11 +26,15 @@ from toolkit.collect import collect
 from toolkit.configure import load_learner
 from toolkit.core import Episode, Imagined, Step
 from toolkit.imagine import PRESETS, choose, edges, imagine
+from toolkit.nets import generator
 from toolkit.records import load
 from toolkit.rollouts import BLOCK, Imagining, Rollouts
 from toolkit.store import ReplayStore, Schema, mix
 from toolkit.store.validate import validate
 from toolkit.train import train
+from worldmodel.heads import GaussianHead
+from worldmodel.mixture import AutoregressiveHead
+from worldmodel.model import EnsembleModel
 
 MODEL = {"hidden": (16,), "members": 3, "elites": 2, "samples": 10, "best": 3, "iterations": 1, "horizon": 3}
 KILLS = min(100, int(os.environ.get("PACKMULE_KILLS", "6")))
@@ -249,6 +254,59 @@ def test_learners_that_need_returns_refuse_imagined_rollouts_and_mixtures_with_t
         for learner, options in (("dt", {}), ("bc", {"top_fraction": 0.5})):
             with pytest.raises(ValueError, match="imagined rollouts, which are cut after 5 steps"):
                 train(learner, store=path, steps=1, episodes=0, options=options, out=there)
+
+
+# The ensemble as `Dynamics`
+
+
+def ensemble(head: type = GaussianHead, *, seed: int = 0) -> EnsembleModel:
+    model = EnsembleModel(toy_spec(goal=True), members=4, elites=3, hidden=(8,), head=head, generator=generator(seed))
+    model.elites.copy_(torch.tensor([3, 0, 2]))
+    return model
+
+
+@pytest.mark.parametrize("head", [GaussianHead, AutoregressiveHead])
+def test_a_step_without_a_generator_is_the_mean_of_the_elites_predictions(head):
+    model, batch = ensemble(head), toy_batch(toy_spec(goal=True))
+    obs, action = batch.obs[:, 0], batch.action[:, 0]
+    found, (following, reward, end) = model.imagine(obs, action), model.predict(obs, action)
+    elites = model.elites
+    torch.testing.assert_close(found.obs, following[elites].mean(0).clamp(model.low, model.high))
+    torch.testing.assert_close(found.reward, reward[elites].mean(0))
+    torch.testing.assert_close(found.end, end[elites].mean(0))
+    spread = following[elites].std(0, correction=0) / model.inputs.std[:5]
+    torch.testing.assert_close(found.disagreement, spread.mean(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [GaussianHead, AutoregressiveHead])
+def test_drawn_steps_scatter_round_the_elites_and_by_their_standard_deviations(head):
+    model = ensemble(head)
+    model.low.fill_(-torch.inf)
+    model.high.fill_(torch.inf)
+    batch = toy_batch(toy_spec(goal=True), 1)
+    obs, action = batch.obs[:, 0], batch.action[:, 0]
+    many = model.imagine(obs.expand(30_000, -1), action.expand(30_000, -1), generator=generator(0))
+    with torch.no_grad():
+        numbers, _ = model(obs, action)
+        mean = model.targets.inverse(model.head.mean(numbers))[model.elites, 0]
+        std = (model.head.std(numbers) * model.targets.std)[:, 0]
+    inside, between = std[model.elites].square().mean(0), mean.var(0, correction=0)
+    drawn = torch.cat([many.obs - obs, many.reward[:, None]], 1)
+    first = slice(0, 1)  # the others' spread also comes from those before them, where the head says so
+    torch.testing.assert_close(drawn.mean(0)[first], mean.mean(0)[first], rtol=0.1, atol=0.05)
+    torch.testing.assert_close(drawn.var(0)[first], (inside + between)[first], rtol=0.1, atol=0.01)
+    torch.testing.assert_close(many.noise[0], std.norm(dim=1).max(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_mass_of_a_narrow_bin_is_its_width_times_the_density():
+    head = AutoregressiveHead(2, 3, generator=generator(0))
+    numbers = torch.randn(2, 5, head.outputs, generator=generator(1)).double()
+    value = torch.randn(5, 3, generator=generator(2)).double()
+    head = head.double()
+    mass = head.log_mass(numbers, value - 5e-5, value + 5e-5)
+    torch.testing.assert_close(mass, head.log_prob(numbers, value) + np.log(1e-4), rtol=1e-5, atol=1e-5)
+    whole = torch.full_like(value, torch.inf)
+    torch.testing.assert_close(head.log_mass(numbers, -whole, whole), torch.zeros(2, 5, 3).double(), atol=1e-9, rtol=0)
 
 
 # Discrete actions

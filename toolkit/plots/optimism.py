@@ -44,7 +44,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     first = rows[0]
     span = f" [{first['mean_low']:.1f}, {first['mean_high']:.1f}]" if isfinite(first["mean_low"]) else ""
     ax.set_title(
-        f"Imagined less realised, {first['learner']}, {first['suite']}: {first['mean_value']:+.1f}{span}\n"
+        f"{first['learner']} inside its model and outside, {first['suite']}\n"
+        f"mean difference {first['mean_value']:+.1f}{span}\n"
         f"n = {len(rows)} episodes in unseen contexts",
         loc="left",
     )
@@ -58,5 +59,5 @@ MODEL_FIGURE = Figure(
     "probability of having survived. In the title the mean difference, with its 95% interval over episodes.",
     rows=rows,
     draw=draw,
-    size=lambda rows: (4.8, 4.6),
+    size=lambda rows: (4.8, 4.9),
 )

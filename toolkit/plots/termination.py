@@ -25,16 +25,17 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     """Observed against predicted frequency, with the number of steps beside each point."""
     ax = axes[0]
     ax.plot([0, 1], [0, 1], color="#555555", ls="--", lw=1.2, label="as promised")
-    named = -1.0
+    reach = min(1.0, 1.2 * max(value for r in rows for value in (r["predicted"], r["high"])))
+    named = 2.0
     for r in sorted(rows, key=lambda r: -r["predicted"]):
         ax.plot([r["predicted"]] * 2, [r["low"], r["high"]], color=COLOURS[0], lw=2, alpha=0.5)
         ax.plot([r["predicted"]], [r["observed"]], "o", color=COLOURS[0], ms=5.5)
-        if named < 0 or named - r["predicted"] > 0.035:  # where there is room
+        if named - r["predicted"] > 0.035 * reach:  # where there is room
             place = (r["predicted"], r["high"])
             ax.annotate(f"{r['steps']:,}", place, (0, 4), textcoords="offset points", size=7, ha="center")
             named = r["predicted"]
-    ax.set_xlim(-0.03, 1.03)
-    ax.set_ylim(-0.03, 1.08)
+    ax.set_xlim(-0.03 * reach, 1.03 * reach)
+    ax.set_ylim(-0.03 * reach, 1.08 * reach)
     ax.set_xlabel("predicted probability that the step ends the episode")
     ax.set_ylabel("observed share of steps")
     total, first = sum(r["steps"] for r in rows), rows[0]

@@ -19,8 +19,9 @@ from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.cli import main
 from toolkit.collect import collect
 from toolkit.core import Imagined, Reached, Step
-from toolkit.diagnose import Diagnosis, acted, diagnose, held_out
+from toolkit.diagnose import Diagnosis, acted, diagnose
 from toolkit.envs._vector import VectorEnvironment
+from toolkit.held_out import held_out
 from toolkit.nets import generator
 from toolkit.records import read_config
 from toolkit.store import Schema

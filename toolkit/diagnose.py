@@ -20,18 +20,17 @@ from toolkit import feed, registry
 from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.bits import Rows, transition_lengths
 from toolkit.configure import learner_config, load_learner, open_data
-from toolkit.core import Array, Dynamics, Episode, Learner, Spec, child_seed
+from toolkit.core import Array, Dynamics, Learner, Spec, child_seed
 from toolkit.envs import Suite
 from toolkit.envs._vector import VectorEnvironment
-from toolkit.episodes import stream
 from toolkit.evaluate import rollouts
-from toolkit.fqe import check_shape, learner_spec
+from toolkit.fqe import learner_spec
+from toolkit.held_out import held_out, training
 from toolkit.imagine import with_dynamics
 from toolkit.nets import generator
 from toolkit.records import RunConfig, replace_json
-from toolkit.store import Mixture, ReplayStore, Schema
+from toolkit.store import Schema
 
-TRAIN_ROWS = 50_000  # transitions the baselines are fitted on
 HELD_ROWS = 2_000  # transitions whose distribution is looked at
 STARTS = 1_000  # windows of compounding error
 SHOWN, PARTICLES = 2, 50  # windows that are drawn, and samples of each
@@ -89,7 +88,7 @@ def diagnose(
     )
     say("held-out episodes")
     what, held = held_out(folder, run, model, data, on=on, episodes=episodes, seed=seed)
-    train = _training(data, model, seed)
+    train = training(data, model, seed)
     whole = joined(held)
     rng = np.random.default_rng(child_seed(seed, "diagnose"))
     random = generator(child_seed(seed, "diagnose", "model"))
@@ -127,47 +126,6 @@ def diagnose(
     )
 
 
-def held_out(
-    folder: str | Path,
-    run: RunConfig,
-    model: Dynamics,
-    data: ReplayStore | Mixture,
-    *,
-    on: str | Path | None,
-    episodes: int,
-    seed: int,
-) -> tuple[str, list[Transitions]]:
-    """What is held out, in words, and its episodes. Raises ValueError if there is nothing."""
-    schema = data.schema
-    made: list[Episode]
-    if on is not None:
-        other = open_data(on, None, None)
-        check_shape(folder, other, learner_spec(folder))
-        chosen = np.random.default_rng(seed).permutation(len(other))[:episodes].tolist()
-        what, made = f"{len(chosen)} episodes of {on}", [other.episode(i) for i in sorted(chosen)]
-    elif "collect" in schema.environment and run.relabel is None and isinstance(data, ReplayStore):
-        dials = {k: v for k, v in schema.environment["collect"].items() if k not in ("seed", "split")}
-        own = child_seed(seed, "diagnose", "episodes")
-        made = list(stream(run.suite, episodes=episodes, seed=own, **dials))
-        what = f"{episodes} fresh episodes of the data's behaviour"
-    else:
-        unseen = model.unseen(len(data))[:episodes].tolist()
-        if not unseen:
-            raise ValueError(f"nothing is held out of {data.path}: name a store of other episodes with --on")
-        what, made = f"{len(unseen)} training episodes that gave no gradient", [data.episode(i) for i in unseen]
-    return what, [transitions(schema, episode, number) for number, episode in enumerate(made)]
-
-
-def transitions(schema: Schema, episode: Episode, number: int) -> Transitions:
-    """An episode's T transitions, as a Batch holds them."""
-    obs = torch.from_numpy(schema.flatten(episode.observations()).astype(np.float32))
-    action = torch.from_numpy(schema.action.pack(episode.action).astype(np.float32))
-    ended = torch.zeros(len(episode), dtype=torch.bool)
-    ended[-1] = bool(episode.terminated)
-    reward = torch.from_numpy(np.asarray(episode.reward, np.float32))
-    return Transitions(obs[:-1], action, obs[1:], reward, ended, np.full(len(episode), number))
-
-
 def number_names(schema: Schema) -> list[str]:
     """A name for each of the O observation numbers."""
     return [f"{key.name}[{i}]" if key.size > 1 else key.name for key in schema.observations for i in range(key.size)]
@@ -188,15 +146,6 @@ def _kept(spec: Spec) -> Array:
     from toolkit.normalize import Normalizer
 
     return np.concatenate([Normalizer(part).kept.numpy() for part in (spec.delta, spec.reward)])
-
-
-def _training(data: ReplayStore | Mixture, model: Dynamics, seed: int) -> Transitions:
-    """Up to TRAIN_ROWS transitions of the training data, without episodes that gave no gradient."""
-    count = min(TRAIN_ROWS, data.transitions)
-    batch = data.sampler(batch_size=count, seed=child_seed(seed, "diagnose", "train")).next()
-    parts = (batch.obs[:, 0], batch.action[:, 0], batch.obs[:, 1], batch.reward[:, 0], batch.terminated[:, 0])
-    every = Transitions(*parts, batch.episode.numpy())
-    return every.take(~np.isin(every.episode, model.unseen(len(data))))
 
 
 def _compounding(

@@ -54,7 +54,8 @@ def five_updates(config: LearnerConfig, discrete: bool = False) -> dict[str, flo
         for batch in batches:
             found |= {name: float(value) for name, value in learner.update(batch).items()}
     state = leaves(learner.state_dict())
-    sums = [v.abs().sum() for k, v in sorted(state.items()) if torch.is_tensor(v) and v.dtype == torch.float64]
+    numbers = [v for k, v in sorted(state.items()) if torch.is_tensor(v) and v.dtype == torch.float64]
+    sums = [v[v.isfinite()].abs().sum() for v in numbers]  # a record not yet set, or no limit, is infinite
     return found | {"parameters": float(sum(sums))}
 
 

@@ -146,6 +146,7 @@ def test_the_contract_suite_picks_up_one_more_file(extended):
         ("train_one_learner.py", ["--steps", "50", "--episodes", "4"]),
         ("compare_learners.py", ["--steps", "20", "--episodes", "4", "--seeds", "1"]),
         ("plan_with_world_model.py", ["--steps", "20", "--episodes", "4", "--starts", "1"]),
+        ("imagine.py", ["--steps", "5", "--episodes", "4", "--model-steps", "20"]),
     ],
 )
 def test_examples_run_and_stay_short(tmp_path, script, flags):

@@ -115,7 +115,7 @@ def code_lengths(
     rng = np.random.default_rng(child_seed(seed, "bits"))
     seen = transitions(training, rng.permutation(len(training)), 5 * rows)
     test = transitions(held_out, rng.permutation(chosen), rows)
-    return [_actions(learner, spec, seen, test), _transitions(learner, spec, seen, test)]
+    return [_actions(learner, spec, seen, test), transition_lengths(learner, spec, seen, test)]
 
 
 def transitions(data: Data, order: Array, most: int) -> Rows:
@@ -155,7 +155,7 @@ def _actions(learner: Learner, spec: Spec, seen: Rows, test: Rows) -> CodeLength
     return told("action", learner.exactness, test, before, log_mass)
 
 
-def _transitions(learner: Learner, spec: Spec, seen: Rows, test: Rows) -> CodeLength:
+def transition_lengths(learner: object, spec: Spec, seen: Rows, test: Rows) -> CodeLength:
     """Next observation, reward and end, given observation and action."""
     kept = varies(spec.delta)
     bins = [Bins(width) if keep else None for width, keep in zip(spec.obs_resolution.tolist(), kept, strict=True)]

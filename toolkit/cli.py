@@ -162,7 +162,7 @@ class Expert:
 
 @dataclass
 class Eval:
-    """Evaluate trained runs again: mean returns, scores and success by split."""
+    """Evaluate trained runs again: mean returns, scores and success by split; or measure a run's model."""
 
     runs: Positional[list[Path]]
     """Folders of finished runs."""
@@ -176,8 +176,24 @@ class Eval:
     """Print one JSON record an episode."""
     video: int = 0
     """Episodes of each split to play again and show as mp4 files, in the run's videos."""
+    diagnose: bool = False
+    """Measure the run's model instead: compounding error, calibration, termination, optimism, bits; with figures."""
+    horizon: int = 50
+    """With diagnose: steps the model is left alone, at most."""
+    on: Location | None = None
+    """With diagnose: a store of held-out episodes; fresh ones of the data's behaviour by default."""
+    out: Path | None = None
+    """With diagnose: where figures go; the run's folder by default."""
 
     def run(self) -> int:
+        if self.diagnose:
+            from toolkit.cli_diagnose import diagnose_runs
+
+            return diagnose_runs(
+                self.runs, on=self.on, horizon=self.horizon, episodes=self.episodes, seed=self.seed, out=self.out,
+                as_json=self.json,
+            )  # fmt: skip
+
         from toolkit.evaluate import evaluate, film
         from toolkit.records import to_line
         from toolkit.video import need_video

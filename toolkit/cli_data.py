@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_coverage import Coverage
+from toolkit.cli_imagine import Imagine
 from toolkit.cli_relabel import Relabel
 from toolkit.cli_types import Location
 
@@ -290,7 +291,8 @@ class Data:
         | Annotated[View, _named("view")]
         | Annotated[Mix, _named("mix")]
         | Annotated[Coverage, _named("coverage")]
-        | Annotated[Relabel, _named("relabel")],
+        | Annotated[Relabel, _named("relabel")]
+        | Annotated[Imagine, _named("imagine")],
         tyro.conf.arg(name=""),
     ]
 

@@ -74,10 +74,10 @@ def collect(
         ReplayStore.create(place, schema)
     store = ReplayStore.open(place)
     saved = store.schema.environment
-    _check_same(place.name, saved, made_by, ("suite", "collect"), "give the same flags to continue it")
+    check_same(place.name, saved, made_by, ("suite", "collect"), "give the same flags to continue it")
     if len(store) == episodes:
         return store
-    _check_same(place.name, saved, made_by, ("requirements",), "install those versions to continue it")
+    check_same(place.name, saved, made_by, ("requirements",), "install those versions to continue it")
     with only_one(place.local) if place.local is not None else nullcontext():
         store = ReplayStore.open(place)  # another process may have committed before this one had the lock
         if len(store) > episodes:
@@ -86,7 +86,7 @@ def collect(
             )
         arguments = {"episodes": episodes, "seed": seed, **chosen.to_json()}
         made = _ordered(suite, arguments, len(store), episodes, workers)
-        _append(store, made, max(1, SEGMENT_STEPS // suite.max_steps), progress)
+        append(store, made, max(1, SEGMENT_STEPS // suite.max_steps), progress)
     return ReplayStore.open(place)
 
 
@@ -105,7 +105,7 @@ def requirements(suite: Suite) -> dict[str, str]:
     return found
 
 
-def _check_same(out: str, saved: dict[str, Any], now: dict[str, Any], parts: Sequence[str], advice: str) -> None:
+def check_same(out: str, saved: dict[str, Any], now: dict[str, Any], parts: Sequence[str], advice: str) -> None:
     """Raise ValueError if a store was made by other settings than `now`, naming those that differ."""
     other = []
     for part in parts:
@@ -129,8 +129,12 @@ def segment_end(index: int, smallest: int) -> int:
     return end
 
 
-def _append(store: ReplayStore, made: Iterator[Episode], smallest: int, progress: Callable[[int], None] | None) -> None:
-    """Append what is `made`, a segment at a time. An interrupt waits for the episode being written, and commits."""
+def append(store: ReplayStore, made: Iterator[Episode], smallest: int, progress: Callable[[int], None] | None) -> None:
+    """Append what is `made`, the store's next episodes in order, a segment at a time; segments end at `segment_end`.
+
+    An interrupt waits for the episode being written, and commits. Raises BlockingIOError where another process
+    committed meanwhile, at a URL.
+    """
     alone = store.backend.local is not None  # by a lock; elsewhere nobody else's commit may come between ours
     writer, end = store.writer(), segment_end(len(store), smallest)
 

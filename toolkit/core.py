@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 Array = np.ndarray
 Family = Literal["supervised", "unsupervised", "offline_rl", "model_based"]
 Exactness = Literal["exact", "bound", "none"]
+"""What a log probability is: the density itself, a lower bound of it, or nothing that may be compared."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,52 @@ class ActionDensity(Protocol):
 
     def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density in nats, raw action units; obs (..., O), action (..., A) -> (...)."""
+
+
+@runtime_checkable
+class DynamicsDensity(Protocol):
+    """A learner that gives a density over what follows an action, and so has a code length for it.
+
+    Observation numbers whose change is constant in the data have no part in the density.
+    """
+
+    @property
+    def exactness(self) -> Exactness:
+        """What both methods return."""
+
+    def transition_log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
+        """Log density in nats, raw units; obs (B, O), action (B, A), next_obs (B, O), reward (B,) -> (B,)."""
+
+    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
+        """Log probability in nats that the step ends the episode, or not, as it did; terminated (B,) bool -> (B,)."""
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Where one step in a learned model leads from B states; raw units."""
+
+    obs: Tensor  # (B, O) float32
+    reward: Tensor  # (B,) float32
+    end: Tensor  # (B,) float32, the probability that this step terminates the episode
+    disagreement: (
+        Tensor  # (B,) float32, between members about obs: standard deviation, in the data's, mean over numbers
+    )
+    noise: Tensor  # (B,) float32, norm of the predicted standard deviations of obs and reward, the greatest of a member
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """A learner that has a model of what actions do. The toolkit imagines with it and diagnoses it by this alone."""
+
+    def imagine(self, obs: Tensor, action: Tensor, *, generator: Generator | None = None) -> Imagined:
+        """One step from raw obs (B, O) with action (B, A), one-hot for discrete actions, on the learner's device.
+
+        With a generator the observation and the reward are drawn as the model believes they fall, each row by a
+        member of its own where there are several; without one they are expectations.
+        """
+
+    def unseen(self, episodes: int) -> Array:
+        """Which of `episodes` training episodes gave no gradient: their positions (n,), perhaps none."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from toolkit.core import Array, Learner, Policy, Step, child_seed
 from toolkit.envs import Suite
 from toolkit.envs._vector import Singles, VectorEnvironment
 from toolkit.records import Record, RunConfig, read_config, verify_done
+from toolkit.rollouts import BEHAVIOUR
 from toolkit.store import Mixture, ReplayStore
 from toolkit.store.schema import Schema
 from toolkit.video import filming, need_video
@@ -128,7 +129,8 @@ def evaluate_learner(
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
     outcomes, _ = rollouts(policy, suite, store.schema, all_contexts, seeds)
-    behaviour = float(store.episodes["return"].mean())
+    recorded = store.episodes["behaviour"] != BEHAVIOUR  # the sum of a rollout's rewards is no return
+    behaviour = float(store.episodes["return"][recorded if recorded.any() else ...].mean())
     family = registry.learner(config.learner).family
     records = []
     for (split, i), context, seed, outcome in zip(where, all_contexts, seeds, outcomes, strict=True):

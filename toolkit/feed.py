@@ -19,6 +19,8 @@ def training_data(store: ReplayStore | Mixture, needs: Needs) -> ReplayStore | M
     Raises ValueError if the data cannot serve `needs`.
     """
     check(store.schema, needs)
+    if needs.returns_to_go or needs.top_fraction < 1:
+        check_returns(store)
     if needs.top_fraction == 1:
         return store
     if isinstance(store, Mixture):
@@ -55,6 +57,16 @@ def sampler(
 def no_reward(achieved: Tensor, goal: Tensor) -> Tensor:
     """Zero: learners that take hindsight goals here imitate, and read no reward. (..., G), (..., G) -> (...)."""
     return achieved.new_zeros(achieved.shape[:-1])
+
+
+def check_returns(store: ReplayStore | Mixture) -> None:
+    """Raises ValueError if there are imagined rollouts: sums of rewards to their ends are no returns."""
+    for part in store.views if isinstance(store, Mixture) else [store]:
+        if part.schema.imagined:
+            raise ValueError(
+                f"the learner needs returns, and {part.path} holds imagined rollouts, which are cut after "
+                f"{part.schema.environment['imagine']['horizon']} steps: train it on recorded episodes"
+            )
 
 
 def check(schema: Schema, needs: Needs) -> None:

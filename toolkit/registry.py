@@ -109,6 +109,13 @@ def data_figures() -> dict[str, Figure]:
     return {figure.name: figure for figure in found}
 
 
+@cache
+def model_figures() -> dict[str, Figure]:
+    """Name -> figure of a model's diagnosis, one for each module in `toolkit.plots` that draws one."""
+    found = [module.MODEL_FIGURE for module in _modules("toolkit.plots") if hasattr(module, "MODEL_FIGURE")]
+    return {figure.name: figure for figure in found}
+
+
 def pick(kind: str, name: str, known: dict[str, T]) -> T:
     """known[name], or a ValueError that lists what there is and what was perhaps meant."""
     if name not in known:

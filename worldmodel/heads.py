@@ -1,9 +1,10 @@
-"""Heads turn a network's last layer into a distribution over what it predicts."""
+"""Heads turn a network's last layer into a distribution over what it predicts: the interface, and Gaussians."""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Protocol
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,60 +14,115 @@ from toolkit.core import Exactness
 from toolkit.nets import interval_log_mass
 
 
-class Head(Protocol):
+class Head(nn.Module):
     """A distribution over D numbers, read from `outputs` numbers of a network, for M stacked members.
 
     `exactness` says what `log_prob` is: the density itself, a lower bound of it, or nothing that
-    may be compared (`log_prob` then raises).
+    may be compared (`log_prob` then raises). Every parameter has the members first. `scale` (D,)
+    widens each dimension's spread; it is 1 in training, and fitted on held-out data afterwards.
+    Units are those the network is trained in.
     """
 
-    exactness: Exactness
-    outputs: int
+    exactness: ClassVar[Exactness]
+    reads_mean: ClassVar[bool] = False
+    """Whether the mean is simply the first D numbers."""
+    scale: Tensor
+
+    def __init__(self, dims: int, outputs: int) -> None:
+        super().__init__()
+        self.dims, self.outputs = dims, outputs
+        self.register_buffer("scale", torch.ones(dims))
 
     def mean(self, numbers: Tensor) -> Tensor:
         """(M, B, outputs) -> (M, B, D), the expected value."""
+        raise NotImplementedError
+
+    def std(self, numbers: Tensor) -> Tensor:
+        """(M, B, outputs) -> (M, B, D), standard deviations, each given the expectations of those before it."""
+        raise NotImplementedError
 
     def sample(self, numbers: Tensor, *, generator: torch.Generator) -> Tensor:
         """(M, B, outputs) -> (M, B, D), one draw for each row."""
+        raise NotImplementedError
 
     def log_prob(self, numbers: Tensor, value: Tensor) -> Tensor:
-        """(M, B, outputs), value (B, D) or (M, B, D) -> (M, B, D), nats for each dimension."""
+        """(M, B, outputs), value (B, D) or (M, B, D) -> (M, B, D), nats; each dimension given those before it."""
+        raise NotImplementedError
+
+    def penalty(self) -> Tensor:
+        """What training adds to the loss, times 0.01, to keep the parameters in place; a 0-d tensor."""
+        raise NotImplementedError
+
+    def of(self, members: Tensor) -> Self:
+        """A copy that holds only the `members` (E,) int64."""
+        part = copy.deepcopy(self)
+        for parameter in part.parameters():
+            parameter.data = parameter.data[members]
+        return part
 
     def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """(M, B, outputs), edges (B, D) -> (M, B, D) float64, nats of each interval; edges may be infinite."""
+        raise NotImplementedError
 
 
-class GaussianHead(nn.Module):
-    """Independent Gaussians with a softly bounded log-variance (arXiv:1805.12114, appendix A.1).
+class Bounds(nn.Module):
+    """Soft bounds of log-variances (arXiv:1805.12114, appendix A.1), learned by every member for each of D dimensions.
 
-    The network gives D means, then D log-variances. Every member learns its own two bounds; add
-    `penalty()` to the loss, or they widen without end. Units are those the network is trained in.
+    Add `width()` to the loss, or they widen without end.
     """
-
-    exactness: Exactness = "exact"
 
     def __init__(self, members: int, dims: int, *, low: float = -10.0, high: float = 0.5) -> None:
         super().__init__()
         if not low < high:
             raise ValueError(f"the log-variance bounds must rise, got low {low} and high {high}")
-        self.dims, self.outputs = dims, 2 * dims
         self.low = nn.Parameter(torch.full((members, 1, dims), low))
         self.high = nn.Parameter(torch.full((members, 1, dims), high))
 
-    def log_variance(self, numbers: Tensor) -> Tensor:
-        """(M, B, 2D) -> (M, B, D), squeezed from above and below by softplus."""
-        below = self.high - F.softplus(self.high - numbers[..., self.dims :])
+    def forward(self, free: Tensor) -> Tensor:
+        """(M, B, D) -> (M, B, D), squeezed from above and below by softplus."""
+        below = self.high - F.softplus(self.high - free)
         return self.low + F.softplus(below - self.low)
+
+    def width(self) -> Tensor:
+        """Sum of the bounds' widths, a 0-d tensor; the paper weighs it by 0.01."""
+        return (self.high - self.low).sum()
+
+
+class GaussianHead(Head):
+    """Independent Gaussians (arXiv:1805.12114): the network gives D means, then D log-variances."""
+
+    exactness = "exact"
+    reads_mean = True
+
+    def __init__(
+        self,
+        members: int,
+        dims: int,
+        *,
+        low: float = -10.0,
+        high: float = 0.5,
+        generator: torch.Generator | None = None,  # nothing is drawn
+    ) -> None:
+        super().__init__(dims, 2 * dims)
+        self.bounds = Bounds(members, dims, low=low, high=high)
+
+    def log_variance(self, numbers: Tensor) -> Tensor:
+        """(M, B, 2D) -> (M, B, D), within the soft bounds, then widened by `scale`."""
+        return self.bounds(numbers[..., self.dims :]) + 2 * self.scale.log()
 
     def mean(self, numbers: Tensor) -> Tensor:
         """(M, B, 2D) -> (M, B, D)."""
         return numbers[..., : self.dims]
 
+    def std(self, numbers: Tensor) -> Tensor:
+        """(M, B, 2D) -> (M, B, D)."""
+        return (0.5 * self.log_variance(numbers)).exp()
+
     def sample(self, numbers: Tensor, *, generator: torch.Generator) -> Tensor:
         """(M, B, 2D) -> (M, B, D); one draw for each row."""
         mean = self.mean(numbers)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + noise * (0.5 * self.log_variance(numbers)).exp()
+        return mean + noise * self.std(numbers)
 
     def log_prob(self, numbers: Tensor, value: Tensor) -> Tensor:
         """(M, B, 2D), value (B, D) or (M, B, D) -> (M, B, D), nats for each dimension."""
@@ -79,5 +135,5 @@ class GaussianHead(nn.Module):
         return interval_log_mass(low, high, self.mean(numbers), 0.5 * self.log_variance(numbers))
 
     def penalty(self) -> Tensor:
-        """Sum of the bounds' widths, a 0-d tensor; the paper weighs it by 0.01."""
-        return (self.high - self.low).sum()
+        """Sum of the bounds' widths."""
+        return self.bounds.width()

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Reached, Spec, child_seed
+from toolkit.core import Array, Batch, Exactness, Family, Imagined, LearnerConfig, Needs, Reached, Spec, child_seed
 from toolkit.nets import Checkpointed, descend, generator
-from worldmodel.model import EnsembleModel, Selection
+from worldmodel.calibration import calibrate
+from worldmodel.heads import GaussianHead
+from worldmodel.mixture import AutoregressiveHead
+from worldmodel.model import EnsembleModel, MakeHead
 from worldmodel.policy import PlannerPolicy
+from worldmodel.selection import BLOCK, Reservoir, Rows, Selection
 
 HELD_OUT = 10  # one episode in this many is kept for choosing members, if there are that many
+HELD_OUT_ROWS = 2048  # windows of them that every look uses
+HEADS: dict[str, MakeHead] = {"gaussian": GaussianHead, "autoregressive": AutoregressiveHead}
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,12 @@ class MPCConfig(LearnerConfig):
     """Decoupled weight decay of AdamW."""
     compare_every: int = 250
     """Updates between two looks at the held-out likelihood; each member keeps its weights of the best look."""
+    patience: int = 0
+    """Looks without improvement after which a member stops training, at its best weights; 0 never stops."""
+    head: Literal["gaussian", "autoregressive"] = "gaussian"
+    """What a member predicts: independent Gaussians, or mixtures of them, each dimension given those before it."""
+    rollout: int = 1
+    """Steps a member is trained over, each from its own prediction of the one before."""
     samples: int = 60
     """Action sequences scored in an iteration."""
     iterations: int = 3
@@ -66,7 +79,21 @@ class MPCConfig(LearnerConfig):
     """Reward, in its standard deviations, lost for one of disagreement about the observation; needs particles > 1."""
 
     def __post_init__(self) -> None:
-        counts = ("members", "elites", "compare_every", "samples", "iterations", "horizon", "best", "particles")
+        if self.head not in HEADS:
+            raise ValueError(f"head is {self.head!r}; expected {' or '.join(HEADS)}")
+        if self.patience < 0:
+            raise ValueError(f"patience must not be negative, got {self.patience}")
+        counts = (
+            "members",
+            "elites",
+            "compare_every",
+            "rollout",
+            "samples",
+            "iterations",
+            "horizon",
+            "best",
+            "particles",
+        )
         for field in counts:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -97,8 +124,8 @@ class MPCConfig(LearnerConfig):
 
     @property
     def needs(self) -> Needs:
-        """Transitions and their rewards."""
-        return Needs(reward=True)
+        """Windows of `rollout` steps and their rewards."""
+        return Needs(window=self.rollout, reward=True)
 
     def build(self, spec: Spec, *, seed: int, device: str) -> MPC:
         """Raises ValueError if actions are discrete."""
@@ -108,9 +135,9 @@ class MPCConfig(LearnerConfig):
 class MPC(Checkpointed):
     """Trains the ensemble; its policy is a planner.
 
-    One episode in ten (position % 10 == 0, if there are ten) gives no gradient: its likelihood,
-    averaged over `compare_every` updates, decides which weights of a member are kept and which members
-    are elite. With fewer episodes the training likelihood decides.
+    One episode in ten (position % 10 == 0, if there are ten) gives no gradient. The first windows drawn of
+    these decide: every `compare_every` updates, which weights of a member are kept and which members are elite;
+    and the kept ones are calibrated on them. With fewer episodes, windows that also train decide.
 
     Members are bootstrapped by episode, because the transitions of one episode resemble each other: a
     member weighs an episode by an exponential variable drawn once from the seed (the Bayesian
@@ -127,9 +154,12 @@ class MPC(Checkpointed):
         self.config, self.spec, self.device = config, spec, device
         rng = generator(child_seed(seed, "mpc", "weights"))
         members, elites, hidden = config.members, config.elites, config.hidden
-        self.model = EnsembleModel(spec, members=members, elites=elites, hidden=hidden, generator=rng).to(device)
+        self.model = EnsembleModel(
+            spec, members=members, elites=elites, hidden=hidden, head=HEADS[config.head], generator=rng
+        ).to(device)
         self.kept = copy.deepcopy(self.model)
         self.selection = Selection(config.members).to(device)
+        self.reservoir = Reservoir(spec, size=HELD_OUT_ROWS, window=config.rollout).to(device)
         rng = generator(child_seed(seed, "mpc", "bootstrap"))
         self.share = torch.empty(config.members, spec.episodes).exponential_(generator=rng).to(device)
         parameters = list(self.model.parameters())
@@ -137,45 +167,76 @@ class MPC(Checkpointed):
         self.optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step on windows of one transition; every `compare_every`, the weights to keep are chosen.
+        """One step on windows of `rollout` steps; every `compare_every`, the weights to keep are chosen.
 
-        Metrics, means over members in nats: `nll` of this batch's training rows, and `selection_nll`,
-        of the rows that choose since the last choice. Either is 0 before it has any rows.
+        Metrics, means over members in nats a step: `nll` of this batch's training windows, 0 if it has none, and
+        `selection_nll` of the weights kept, on the windows that choose; 0 before the first look.
+
+        Raises ValueError if the windows have another length.
         """
-        valid, episode = batch.valid[:, 0], batch.episode
-        held_out = (episode % HELD_OUT == 0) & (self.spec.episodes >= HELD_OUT)
-        nll = self.model.nll(
-            batch.obs[:, 0], batch.action[:, 0], batch.obs[:, 1], batch.reward[:, 0], batch.terminated[:, 0]
-        )  # (M, B)
-        train, test = valid & ~held_out, valid & held_out
-        weight = self.share[:, episode % self.share.shape[1]] * train
+        config = self.config
+        if batch.action.shape[1] != config.rollout:
+            raise ValueError(
+                f"batch has windows of {batch.action.shape[1]} steps; expected {config.rollout}, the option rollout"
+            )
+        held_out = (batch.episode % HELD_OUT == 0) & (self.spec.episodes >= HELD_OUT)
+        train, choose = (index.nonzero().squeeze(1) for index in (~held_out, held_out))
+        self.reservoir.add(batch, choose if self.spec.episodes >= HELD_OUT else train)
+        rows = Rows.of(batch, train)
+        nll = self.model.nll(*rows)  # (M, n)
+        present = rows.valid.any(1)
+        weight = self.share[:, batch.episode[train] % self.share.shape[1]] * present
         fit = ((weight * nll).sum(1) / weight.sum(1).clamp_min(1e-6)).sum()
         descend(self.optimizer, fit + 0.01 * self.model.head.penalty())
-        self.model.ends |= (batch.terminated[:, 0] & train).any()
-        nll = nll.detach()
-        self.selection.add(nll, test if self.spec.episodes >= HELD_OUT else train)
-        selection_nll = self.selection.mean().mean()
+        self.model.ends |= (rows.terminated & rows.valid).any()
         self.step += 1
-        if self.step % self.config.compare_every == 0:
-            self._keep(self.selection.look())
-        mean = nll.where(train, 0.0).sum() / (train.sum() * len(nll)).clamp_min(1)
-        return {"nll": mean, "selection_nll": selection_nll}
+        if config.patience:
+            self._copy(self.kept, self.model, ~self.selection.moving(config.patience))
+        if self.step % config.compare_every == 0:
+            self._look()
+        mean = nll.detach().sum() / (present.sum() * len(nll)).clamp_min(1)
+        best = self.selection.best
+        return {"nll": mean, "selection_nll": best.where(best.isfinite(), 0.0).mean()}
 
     @torch.no_grad()
-    def _keep(self, better: Tensor) -> None:
-        """Copy the weights of the members that did better (M,) bool, and name the elite."""
-        for kept, now in zip(self.kept.parameters(), self.model.parameters(), strict=True):
-            kept.copy_(torch.where(better.view(-1, *[1] * (now.dim() - 1)), now, kept))
+    def _look(self) -> None:
+        """Keep the weights of the members that do better on the rows that choose, name the elite, and calibrate."""
+        rows, nll = self.reservoir.rows(), torch.full_like(self.selection.best, torch.inf)
+        if count := len(rows.obs):
+            blocks = zip(*(part.split(BLOCK) for part in rows), strict=True)
+            nll = torch.stack([self.model.nll(*block).sum(1) for block in blocks]).sum(0) / count
+        better = self.selection.look(nll)
+        self._copy(self.model, self.kept, better)
         self.kept.ends.copy_(self.model.ends)
         self.kept.elites.copy_(self.selection.best.argsort(stable=True)[: self.config.elites])
+        calibrate(self.kept, rows)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(source: EnsembleModel, target: EnsembleModel, which: Tensor) -> None:
+        """Give `target` the members `which` (M,) bool of `source`."""
+        for old, new in zip(target.parameters(), source.parameters(), strict=True):
+            old.copy_(torch.where(which.view(-1, *[1] * (old.dim() - 1)), new, old))
 
     def best_model(self) -> EnsembleModel:
         """Every member with its best weights; before the first comparison, with its present ones."""
         return self.kept if self.step >= self.config.compare_every else self.model
 
-    def log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
+    def transition_log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """log p(next_obs, reward | obs, action) under the elite ensemble, nats, raw units; (B, ...) -> (B,)."""
         return self.best_model().log_prob(obs, action, next_obs, reward)
+
+    def imagine(self, obs: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> Imagined:
+        """One step in the elite ensemble; see `toolkit.core.Dynamics`."""
+        return self.best_model().imagine(obs, action, generator=generator)
+
+    def unseen(self, episodes: int) -> Array:
+        """The episodes that only chose and calibrated; see `toolkit.core.Dynamics`."""
+        return np.arange(0, episodes if episodes >= HELD_OUT else 0, HELD_OUT)
+
+    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
+        """log p(terminated | obs, action) under the elite ensemble, nats; (B, ...), (B,) bool -> (B,)."""
+        return self.best_model().termination_log_prob(obs, action, terminated)
 
     @property
     def exactness(self) -> Exactness:

@@ -1,7 +1,7 @@
 """Figures: one file each. A figure draws given numbers on given axes; it computes, styles and saves nothing.
 
 Figures of runs are called FIGURE and draw evaluation records; figures of data are called DATA_FIGURE and draw the
-descriptors of `toolkit.coverage`.
+descriptors of `toolkit.coverage`; figures of a model are called MODEL_FIGURE and draw a `toolkit.diagnose.Diagnosis`.
 
 `save` does the styling and saving: PNG, SVG and the CSV of the numbers drawn, the same bytes each time.
 """
@@ -106,6 +106,13 @@ def plot_data(descriptors: Sequence[Any], folder: str | Path) -> list[Path]:
     from toolkit import registry
 
     return _plot(registry.data_figures(), descriptors, [], folder, "data")
+
+
+def plot_model(diagnosis: Any, folder: str | Path) -> list[Path]:
+    """As `plot`, every figure of a model that applies to a `toolkit.diagnose.Diagnosis`."""
+    from toolkit import registry
+
+    return _plot(registry.model_figures(), [diagnosis], [], folder, "models")
 
 
 def _plot(

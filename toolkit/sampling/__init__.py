@@ -4,6 +4,7 @@ An episode of T steps owns T+1 consecutive packed rows, so a window of L steps i
 `index_select` on a strided view fetches it as one contiguous block, and every field of a Batch is a slice of it.
 """
 
+from toolkit.sampling.gather import Gather
 from toolkit.sampling.index import EpisodeIndex, Packed
 from toolkit.sampling.options import Options, Relabel, stacked_spec
 from toolkit.sampling.sampler import Sampler
@@ -12,6 +13,7 @@ from toolkit.sampling.sources import Chunk, Mixed, Source, Streamed, Uniform
 __all__ = [
     "Chunk",
     "EpisodeIndex",
+    "Gather",
     "Mixed",
     "Options",
     "Packed",

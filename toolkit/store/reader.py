@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from toolkit.core import Array, Episode, Moments, Spec
-from toolkit.sampling import EpisodeIndex, Options, Source, Streamed, Uniform
+from toolkit.sampling import EpisodeIndex, Gather, Options, Source, Streamed, Uniform
 from toolkit.store import layout
 from toolkit.store.backend import Backend, LocalBackend, backend, load_json
 from toolkit.store.committed import KIND, Committed, EpisodeTable, read_root
@@ -263,6 +263,16 @@ class ReplayStore(Sampled):
     def index(self) -> EpisodeIndex:
         """Where each transition lies among the packed rows. Raises ValueError if there are no episodes."""
         return EpisodeIndex(self._starts(), self.episodes["length"])
+
+    def gather(self, *, window: int = 1) -> Gather:
+        """Windows of these episodes by number: `fields(transitions, rng)` gives a Batch's, transition 0 the first.
+
+        Rows are in memory or mapped, from a file built if need be; `index.locate` tells a transition's episode and row.
+        """
+        import torch
+
+        rows = self._rows.packed if self._rows.tier("auto") == "memory" else self._rows.mapped
+        return Gather(rows, self.index(), Options(window), torch.device("cpu"))
 
     @cached_property
     def spec(self) -> Spec:

@@ -139,6 +139,11 @@ class Schema:
         """Key -> (H, W, C) of every image."""
         return {key.name: key.shape for key in self.observations if key.role == "image"}
 
+    @property
+    def imagined(self) -> bool:
+        """Whether the episodes are rollouts of a learned model; see `toolkit.imagine`."""
+        return "imagine" in self.environment
+
     def places(self, name: str) -> tuple[int, ...]:
         """Which of the O observation numbers are those of key `name`. Raises ValueError if it has none."""
         at = 0

@@ -1,0 +1,68 @@
+"""Data that a model was not trained on, and data that it was, as transitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toolkit.baselines import Transitions
+from toolkit.configure import open_data
+from toolkit.core import Dynamics, Episode, child_seed
+from toolkit.episodes import stream
+from toolkit.fqe import check_shape, learner_spec
+from toolkit.records import RunConfig
+from toolkit.store import Mixture, ReplayStore, Schema
+
+TRAIN_ROWS = 50_000  # transitions that baselines are fitted on
+
+
+def held_out(
+    folder: str | Path,
+    run: RunConfig,
+    model: Dynamics,
+    data: ReplayStore | Mixture,
+    *,
+    on: str | Path | None,
+    episodes: int,
+    seed: int,
+) -> tuple[str, list[Transitions]]:
+    """What is held out, in words, and its episodes. Raises ValueError if there is nothing."""
+    schema = data.schema
+    made: list[Episode]
+    if on is not None:
+        other = open_data(on, None, None)
+        check_shape(folder, other, learner_spec(folder))
+        chosen = np.random.default_rng(seed).permutation(len(other))[:episodes].tolist()
+        what, made = f"{len(chosen)} episodes of {on}", [other.episode(i) for i in sorted(chosen)]
+    elif "collect" in schema.environment and run.relabel is None and isinstance(data, ReplayStore):
+        dials = {k: v for k, v in schema.environment["collect"].items() if k not in ("seed", "split")}
+        own = child_seed(seed, "diagnose", "episodes")
+        made = list(stream(run.suite, episodes=episodes, seed=own, **dials))
+        what = f"{episodes} fresh episodes of the data's behaviour"
+    else:
+        unseen = model.unseen(len(data))[:episodes].tolist()
+        if not unseen:
+            raise ValueError(f"nothing is held out of {data.path}: name a store of other episodes with --on")
+        what, made = f"{len(unseen)} training episodes that gave no gradient", [data.episode(i) for i in unseen]
+    return what, [transitions(schema, episode, number) for number, episode in enumerate(made)]
+
+
+def transitions(schema: Schema, episode: Episode, number: int) -> Transitions:
+    """An episode's T transitions, as a Batch holds them."""
+    obs = torch.from_numpy(schema.flatten(episode.observations()).astype(np.float32))
+    action = torch.from_numpy(schema.action.pack(episode.action).astype(np.float32))
+    ended = torch.zeros(len(episode), dtype=torch.bool)
+    ended[-1] = bool(episode.terminated)
+    reward = torch.from_numpy(np.asarray(episode.reward, np.float32))
+    return Transitions(obs[:-1], action, obs[1:], reward, ended, np.full(len(episode), number))
+
+
+def training(data: ReplayStore | Mixture, model: Dynamics, seed: int) -> Transitions:
+    """Up to TRAIN_ROWS transitions of the training data, without episodes that gave no gradient."""
+    count = min(TRAIN_ROWS, data.transitions)
+    batch = data.sampler(batch_size=count, seed=child_seed(seed, "diagnose", "train")).next()
+    parts = (batch.obs[:, 0], batch.action[:, 0], batch.obs[:, 1], batch.reward[:, 0], batch.terminated[:, 0])
+    every = Transitions(*parts, batch.episode.numpy())
+    return every.take(~np.isin(every.episode, model.unseen(len(data))))

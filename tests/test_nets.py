@@ -11,6 +11,7 @@ from helpers import equal_states, through_files, toy_batch, toy_spec
 
 from algos._common import values
 from algos.bc import BCConfig
+from algos.iql import IQLConfig
 from toolkit import registry
 from toolkit.core import Step
 from toolkit.nets import StackedResidual, Windowed, generator, single, stack
@@ -204,3 +205,18 @@ def test_steps_past_an_episodes_end_are_not_cloned(head):
         losses.append(*learner.update(dataclasses.replace(batch, obs=obs, action=action, valid=valid)).values())
     assert losses[0] == losses[1]
     assert losses[0] != next(iter(config.build(spec, seed=0, device="cpu").update(batch).values()))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_iqls_actor_drops_in_training_and_never_when_it_acts(discrete):
+    spec = toy_spec(discrete)
+    batch, step = toy_batch(spec, 16), toy_batch(spec, 4).obs[:, 0]
+    plain, dropping = (
+        IQLConfig(hidden=(16, 16), dropout=share).build(spec, seed=0, device="cpu") for share in (0.0, 0.5)
+    )
+    assert torch.equal(plain.choose(step), dropping.choose(step))
+    one, other = plain.update(batch), dropping.update(batch)
+    assert {name for name in one if one[name] != other[name]} == {"actor_loss"}
+    assert torch.equal(dropping.choose(step), dropping.choose(step))
+    with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
+        IQLConfig(dropout=1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ def asked_for(to_go: Array, target: float, step: Step) -> Array:
     if len(to_go) != len(step.obs):
         if not step.first.all():
             raise ValueError(
-                f"step shows {len(step.obs)} rows, the one before it {len(to_go)}: a return to go belongs to a row; "
+                f"step shows {len(step.obs)} rows, the one before it {len(to_go)}: a row has its own past; "
                 "keep the number of environments, or set first everywhere"
             )
         to_go = np.zeros(len(step.obs), np.float32)
@@ -140,7 +140,7 @@ def asked_for(to_go: Array, target: float, step: Step) -> Array:
 class GaussianActor(nn.Module):
     """tanh mean (..., A) and a state-independent log standard deviation (A,), over actions in [-1, 1].
 
-    `bound` maps the free parameter, which starts at 0, to the log standard deviation.
+    `bound` maps the free parameter, which starts at 0, to the log standard deviation. `dropout` is the mean's.
     """
 
     def __init__(
@@ -151,19 +151,20 @@ class GaussianActor(nn.Module):
         weights: torch.Generator,
         bound: Callable[[Tensor], Tensor],
         net: Net,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.mean = single(net, inputs, hidden, outputs, generator=weights)
+        self.mean = single(net, inputs, hidden, outputs, dropout=dropout, generator=weights)
         self.log_std = nn.Parameter(torch.zeros(outputs))
         self.bound = bound
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """The mean action, squashed: (..., O) -> (..., A)."""
-        return self.mean(obs).tanh()
+    def forward(self, obs: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """The mean action, squashed: (..., O) -> (..., A). Hidden numbers are dropped where `random` is given."""
+        return self.mean(obs, random).tanh()
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, obs: Tensor, action: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Log density of each dimension: (..., O), (..., A) -> (..., A)."""
-        return gaussian_log_prob(action, self(obs), self.bound(self.log_std))
+        return gaussian_log_prob(action, self(obs, random), self.bound(self.log_std))
 
     def log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """log P(low < action <= high) of each dimension before clipping: (B, O), edges (B, A) -> (B, A) float64."""
@@ -172,6 +173,11 @@ class GaussianActor(nn.Module):
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Actions for standard normal `noise` (..., A), clipped to [-1, 1]."""
         return (self(obs) + self.bound(self.log_std).exp() * noise).clamp(-1, 1)
+
+
+def valid_mean(each: Tensor, valid: Tensor) -> Tensor:
+    """The mean of (B, L) over the steps of windows that lie within their episode, `valid` (B, L) bool; 0-d."""
+    return (each * valid).sum() / valid.sum()
 
 
 def td_loss(q: Tensor, target: Tensor) -> Tensor:
@@ -250,11 +256,25 @@ def check_not_negative(config: LearnerConfig, *names: str) -> None:
             raise ValueError(f"{name} must not be negative, and finite, got {getattr(config, name)}")
 
 
-def check_hidden(hidden: tuple[int, ...], net: Net = "mlp") -> None:
-    """Raises ValueError unless the network has a hidden layer, widths of at least 1, and equal ones if residual."""
-    if net not in ("mlp", "residual"):
-        raise ValueError(f"net is {net!r}; expected mlp or residual")
+def check_dropout(share: float) -> None:
+    """Raises ValueError unless the share of numbers dropped lies in [0, 1)."""
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {share}")
+
+
+def check_hidden(hidden: tuple[int, ...], net: Net = "mlp", *, windows: bool = False) -> None:
+    """Raises ValueError unless the network has a hidden layer, widths of at least 1, and equal ones if not an mlp.
+
+    Also for a transformer, unless the learner can read `windows`.
+    """
+    if net not in get_args(Net):
+        raise ValueError(f"net is {net!r}; expected {', '.join(get_args(Net))}")
+    if net == "transformer" and not windows:
+        raise ValueError(
+            "net is transformer, which reads windows, and this learner reads single transitions: choose mlp or "
+            "residual, or bc with a window (net=transformer window=8)"
+        )
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must be one or more widths of at least 1, got {hidden}")
-    if net == "residual" and len(set(hidden)) > 1:
-        raise ValueError(f"the widths of a residual network must be equal, got {hidden}")
+    if net != "mlp" and len(set(hidden)) > 1:
+        raise ValueError(f"the widths of a {net} network must be equal, got {hidden}")

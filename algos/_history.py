@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -20,18 +21,19 @@ class OfHistories(Protocol):
     discrete: bool
     action_dim: int
 
-    def choose(self, to_go: Tensor, obs: Tensor, action: Tensor) -> Tensor:
-        """Actions for every step of histories: returns to go (N, L), observations (N, L, O), actions (N, L, A), raw.
 
-        An action must see the steps before it only, and what stands in its own place must not matter.
-        """
+Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class History:
-    """A policy that keeps the last steps of every row: raw observations, its own actions and returns to go."""
+    """A policy that keeps the last steps of every row: raw observations, its own actions and returns to go.
 
-    def __init__(self, learner: OfHistories, context: int) -> None:
-        self.learner, self.context = learner, context
+    `choose` gives actions for every step of histories: returns to go (N, L), observations (N, L, O) and actions
+    (N, L, A), raw. An action must see the steps before it only, and what stands in its own place must not matter.
+    """
+
+    def __init__(self, learner: OfHistories, choose: Choose, context: int) -> None:
+        self.learner, self.choose, self.context = learner, choose, context
         self.to_go = np.zeros(0, np.float32)
 
     @torch.no_grad()
@@ -53,6 +55,6 @@ class History:
         row, last = np.arange(rows), self.length - 1
         self.asked[row, last], self.seen[row, last], self.done[row, last] = self.to_go, step.obs, 0
         history = (torch.as_tensor(x, device=learner.device) for x in (self.asked, self.seen, self.done))
-        action = learner.choose(*history).cpu().numpy()[row, last]
+        action = self.choose(*history).cpu().numpy()[row, last]
         self.done[row, last] = np.eye(learner.action_dim, dtype=np.float32)[action] if learner.discrete else action
         return action

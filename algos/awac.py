@@ -36,6 +36,10 @@ class AWACConfig(LearnerConfig):
     dimension, -6 + 6 sigmoid(x), over actions in [-1, 1]; samples are clipped. It acts by its mean. The
     paper takes batches of 1024.
 
+    The authors' examples/awac/mujoco/awac1.py (rail-berkeley/rlkit) has temperature 2; 1 is the trainer's default,
+    and d3rlpy's. Their hand tasks have 0.5 and an actor of (256, 256), clip advantages at 0.5, take a state's
+    value at the mean action and ignore termination; these three are not offered here.
+
     Against d3rlpy 2.8.1: its actor loss is ours summed over the batch. Its target is soft actor-critic's,
     with the entropy of a squashed sample at temperature 1; ours, as the authors', has no entropy. Its actor
     has no weight decay and the critics' two hidden layers, ours the authors' four.

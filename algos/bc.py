@@ -19,7 +19,9 @@ from algos._common import (
     check_hidden,
     check_positive,
     gaussian_log_prob,
+    valid_mean,
 )
+from algos._history import History
 from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Policy, Spec, child_seed
 from toolkit.nets import Checkpointed, Net, adam, descend, generator, interval_log_mass, single
 from toolkit.normalize import Normalizer
@@ -39,6 +41,9 @@ class BCConfig(LearnerConfig):
     `target_return`, less what it has received (arXiv:1912.02875, arXiv:2112.10751). Goal-conditioned:
     goals are observation numbers; `hindsight` shows a share of steps with a goal reached later
     in their episode (arXiv:1912.06088).
+
+    History-conditioned: a causal transformer reads the last `window` observations, not the actions between them. The
+    policy remembers them, from each episode's first on.
     """
 
     name: ClassVar[str] = "bc"
@@ -48,7 +53,10 @@ class BCConfig(LearnerConfig):
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers, ReLU between them."""
     net: Net = "mlp"
-    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
+    """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal; or
+    transformer: likewise, over a window."""
+    window: int = 1
+    """Observations that are read, for net transformer."""
     lr: float = 3e-4
     """Adam's learning rate."""
     head: Literal["gaussian", "mixture", "squared"] = "gaussian"
@@ -71,10 +79,15 @@ class BCConfig(LearnerConfig):
     """Observation numbers that show the goal reached, in the goal's order."""
 
     def __post_init__(self) -> None:
-        check_hidden(self.hidden, self.net)
+        check_hidden(self.hidden, self.net, windows=True)
         check_positive(self, "lr", "top_fraction")
         check_fraction(self, "top_fraction", "hindsight")
-        check_count(self, "components")
+        check_count(self, "components", "window")
+        if (self.net == "transformer") != (self.window > 1):
+            raise ValueError(
+                f"net is {self.net} and window {self.window}: a transformer reads a window of 2 observations or more, "
+                "the other nets read one; set both, as in net=transformer window=8"
+            )
         if self.head not in ("gaussian", "mixture", "squared"):
             raise ValueError(f"head is {self.head!r}; expected gaussian, mixture or squared")
         if not self.log_std_low < 0 < self.log_std_high:
@@ -88,8 +101,9 @@ class BCConfig(LearnerConfig):
 
     @property
     def needs(self) -> Needs:
-        """Transitions; what else depends on the kind."""
+        """Transitions or windows; what else depends on the kind."""
         return Needs(
+            window=self.window,
             reward=self.return_conditioned or self.top_fraction < 1,
             goal=self.hindsight > 0,
             returns_to_go=self.return_conditioned,
@@ -110,17 +124,13 @@ PRESETS = {
     "mixture-bc": BCConfig(head="mixture"),
     "return-bc": BCConfig(return_conditioned=True),
     "goal-bc": BCConfig(hindsight=1.0),
+    "history-bc": BCConfig(net="transformer", window=8, hidden=(128, 128, 128)),
 }
 
 
 def bounded_log_std(free: Tensor, low: float, high: float) -> Tensor:
     """Any real number into (low, high), smoothly, 0 staying 0; needs low < 0 < high."""
     return low + (high - low) * torch.sigmoid(free + math.log(-low / high))
-
-
-def negative_log_likelihood(log_prob: Tensor) -> Tensor:
-    """Mean of -log p(action | observation) over the batch (B,), in nats."""
-    return -log_prob.mean()
 
 
 class BC(Checkpointed):
@@ -130,11 +140,12 @@ class BC(Checkpointed):
 
     def __init__(self, config: BCConfig, spec: Spec, *, outputs: int, seed: int, device: str) -> None:
         weights = generator(child_seed(seed, "parameters"))
-        self.config, self.device = config, device
+        self.config, self.device, self.discrete, self.action_dim = config, device, spec.discrete, spec.action_dim
         self.observe = Normalizer(spec.obs).to(device)
         self.returns = ReturnScale(spec, config.target_return).to(device)
         inputs = spec.obs_dim + config.return_conditioned
-        self.net = single(config.net, inputs, config.hidden, outputs, generator=weights).to(device)
+        net = single(config.net, inputs, config.hidden, outputs, window=config.window, generator=weights)
+        self.net = net.to(device)
         self.optimizer = adam(self.net.parameters(), config.lr)
 
     def outputs(self, obs: Tensor, to_go: Tensor | None) -> Tensor:
@@ -145,8 +156,8 @@ class BC(Checkpointed):
             inputs = torch.cat([inputs, self.returns(target).unsqueeze(-1)], -1)
         return self.net(inputs)
 
-    def loss(self, outputs: Tensor, action: Tensor) -> Tensor:
-        """What is minimised, 0-d, from the network's outputs (B, outputs) and raw actions (B, A)."""
+    def losses(self, outputs: Tensor, action: Tensor) -> Tensor:
+        """What is minimised, from the network's outputs (..., outputs) and raw actions (..., A); (...)."""
         raise NotImplementedError
 
     def best(self, outputs: Tensor) -> Tensor:
@@ -156,18 +167,23 @@ class BC(Checkpointed):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step up the likelihood, `nll` in nats and raw action units; or down the squared error."""
         check_batch(batch, self.config.needs)
-        to_go = None if batch.return_to_go is None else batch.return_to_go[:, 0]
-        loss = self.loss(self.outputs(batch.obs[:, 0], to_go), batch.action[:, 0])
+        each = self.losses(self.outputs(batch.obs[:, :-1], batch.return_to_go), batch.action)  # (B, L)
+        loss = each.mean() if self.config.window == 1 else valid_mean(each, batch.valid)
         descend(self.optimizer, loss)
         self.step += 1
         return {self.metric: loss.detach()}
 
     def choose(self, obs: Tensor, to_go: Tensor | None = None) -> Tensor:
-        """The policy's actions for raw observations (N, O) and, if conditioned, returns to go (N,)."""
+        """The policy's actions for raw observations (N, O) and, if conditioned, returns to go (N,).
+
+        With a window, for every step of histories (N, L, O) and (N, L).
+        """
         return self.best(self.outputs(obs, to_go))
 
     def policy(self, *, seed: int) -> Policy:
         """The mean or the mode; deterministic, so `seed` is unused."""
+        if self.config.window > 1:
+            return History(self, lambda to_go, obs, _: self.choose(obs, to_go), self.config.window)
         if self.config.return_conditioned:
             return ReturnConditioned(self.choose, float(self.returns.target), self.device)
         return Memoryless(self.choose, self.device)
@@ -176,6 +192,11 @@ class BC(Checkpointed):
 class Density(BC):
     """A cloner that has a likelihood, and climbs it."""
 
+    @property
+    def exactness(self) -> Exactness:
+        """Whether one observation gives the probability of an action: not with a window, which needs its past."""
+        return "exact" if self.config.window == 1 else "none"
+
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
         """log p(action) in nats, raw units, from the network's outputs; (..., outputs), (..., A) -> (...)."""
         raise NotImplementedError
@@ -183,12 +204,13 @@ class Density(BC):
     def action_log_prob(self, obs: Tensor, action: Tensor, to_go: Tensor | None = None) -> Tensor:
         """Log probability (density, if continuous) in nats, raw units; (..., O), (..., A) -> (...).
 
-        Without `to_go` (...), a return-conditioned policy is asked for its target.
+        Without `to_go` (...), a return-conditioned policy is asked for its target. With a window, the axis before
+        the last is time.
         """
         return self.log_prob(self.outputs(obs, to_go), action)
 
-    def loss(self, outputs: Tensor, action: Tensor) -> Tensor:
-        return negative_log_likelihood(self.log_prob(outputs, action))
+    def losses(self, outputs: Tensor, action: Tensor) -> Tensor:
+        return -self.log_prob(outputs, action)
 
 
 class ContinuousBC(BC):
@@ -217,8 +239,6 @@ class ContinuousBC(BC):
 
 class Binned(ContinuousBC, Density):
     """A cloner of continuous actions that has a density, and so a mass for every bin of the executed action."""
-
-    exactness: Exactness = "exact"
 
     def log_mass(self, outputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """log P(low < action <= high) in nats from the network's outputs; standardised edges (B, A) -> (B,)."""
@@ -289,8 +309,8 @@ class SquaredBC(ContinuousBC):
     def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
         super().__init__(config, spec, sizes=1, seed=seed, device=device)
 
-    def loss(self, outputs: Tensor, action: Tensor) -> Tensor:
-        return (outputs - self.scale(action)).square().mean()
+    def losses(self, outputs: Tensor, action: Tensor) -> Tensor:
+        return (outputs - self.scale(action)).square().mean(-1)
 
     def best(self, outputs: Tensor) -> Tensor:
         return self.raw(outputs)

@@ -36,8 +36,10 @@ class CQLConfig(LearnerConfig):
     With discrete actions there is no actor: the sum over actions is exact, the target is that of double
     Q-learning (arXiv:1509.06461), and the policy takes the best action of the lesser critic.
 
-    Constants are those of the authors' D4RL commands. Their warm-up of the actor by cloning is left
-    out, as in d3rlpy. The actor acts by its squashed mean.
+    Constants are those of the authors' D4RL commands (aviralkumar2907/CQL, README.md and d4rl/examples). Their
+    warm-up, 40,000 updates of the actor by cloning, is left out, as in d3rlpy; so is that they move the actor before
+    the critics. The temperature's loss is the paper's, theirs has log temperature in place of temperature. The actor
+    acts by its squashed mean.
 
     Against d3rlpy 2.8.1: with the same actions sampled, the conservative, temperature and actor
     losses are equal, and so is the TD loss when `entropy_backup` meets its `soft_q_backup`. Without
@@ -51,14 +53,14 @@ class CQLConfig(LearnerConfig):
     paper: ClassVar[str] = "2006.04779"
     actions: ClassVar = ("continuous", "discrete")
 
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of actor and critics, ReLU between them."""
     net: Net = "mlp"
     """mlp, or residual: a block with layer norm (SimBa, arXiv:2410.09754) for each width, which must be equal."""
     actor_lr: float = 1e-4
-    """Adam's learning rate for the actor, the temperature and the multiplier."""
+    """Adam's learning rate for the actor and the temperature."""
     critic_lr: float = 3e-4
-    """Adam's learning rate for the critics."""
+    """Adam's learning rate for the critics and the multiplier."""
     discount: float = 0.99
     """Weight of the next step's value."""
     n_step: int = 1
@@ -76,7 +78,7 @@ class CQLConfig(LearnerConfig):
     entropy_backup: bool = False
     """Subtract temperature * log pi(a'|s') from the target, as soft actor-critic does."""
     max_backup: bool = False
-    """The target takes the best of `samples` next actions, not one of them (appendix F, for AntMaze)."""
+    """The target takes each critic's best of `samples` next actions, not one of them (appendix F, for AntMaze)."""
 
     def __post_init__(self) -> None:
         check_hidden(self.hidden, self.net)
@@ -99,6 +101,8 @@ class CQLConfig(LearnerConfig):
         return (DiscreteCQL if spec.discrete else CQL)(self, spec, seed=seed, device=device)
 
 
+# The authors' command, for rewards made (r - 0.5) * 4 of 0 and 1 at the goal (d4rl/examples/cql_antmaze_new.py), with
+# the paper's backup: the command leaves it out.
 PRESETS = {"cql-antmaze": CQLConfig(lagrange_threshold=5.0, max_backup=True)}
 
 
@@ -141,7 +145,7 @@ class Conservative(Checkpointed):
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_multiplier = nn.Parameter(torch.zeros((), device=device))
         self.critic_optimizer = adam(self.critics.parameters(), config.critic_lr)
-        self.multiplier_optimizer = adam([self.log_multiplier], config.actor_lr)
+        self.multiplier_optimizer = adam([self.log_multiplier], config.critic_lr)
 
     def penalty(self, gap: Tensor) -> Tensor:
         """The conservative term for gaps (M,); with a threshold, also one step of the multiplier (eq. 30)."""
@@ -192,7 +196,7 @@ class CQL(Conservative):
         with torch.no_grad():
             sampled, log_density = squashed_sample(self.actor(torch.stack([s, next_s])).unsqueeze(2), noise)
             tried = sampled[1, :, :count] if config.max_backup else sampled[1, :, count:]
-            next_q = values(self.targets, next_s, tried).amin(0).amax(-1)
+            next_q = values(self.targets, next_s, tried).amax(-1).amin(0)
             if config.entropy_backup:
                 next_q = next_q - self.log_temperature.exp() * log_density[1, :, count]
             target = config.reward_scale * reward + bootstrap * next_q

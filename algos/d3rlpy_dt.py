@@ -137,7 +137,7 @@ class D3rlpyTransformer(Adapted):
 
     def policy(self, *, seed: int) -> Policy:
         """Reads the last `context` steps of each row; deterministic, so `seed` is unused."""
-        return History(self, self.config.context)
+        return History(self, self.choose, self.config.context)
 
     def state_dict(self) -> dict[str, Any]:
         """That of every adapter, and the scale of returns with the one that is asked for."""

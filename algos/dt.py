@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos._common import (
@@ -15,13 +14,14 @@ from algos._common import (
     ReturnScale,
     check_batch,
     check_count,
-    check_fraction,
+    check_dropout,
     check_not_negative,
     check_positive,
+    valid_mean,
 )
 from algos._history import History
 from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import Checkpointed, adamw, descend, generator
+from toolkit.nets import Checkpointed, Transformer, adamw, descend, generator, started
 from toolkit.normalize import Normalizer
 
 
@@ -32,9 +32,10 @@ class DTConfig(LearnerConfig):
     The policy asks for `target_return`, less what it has received, and remembers `context` steps. Continuous
     actions are a tanh fitted by its squared error, discrete ones a softmax, of which the mode is taken.
 
-    Against the authors' code: positions count from the window's start, not from the episode's; windows start
-    anywhere and end early at an episode's end, theirs are padded in front, which comes to the same;
-    returns are divided by the largest in the data, theirs by a number for each task.
+    Against the authors' code (kzl/decision-transformer, gym/experiment.py): positions count from the window's
+    start, not from the episode's; windows start anywhere and end early at an episode's end, theirs are padded in
+    front, which comes to the same; returns are divided by the largest in the data, theirs by a number for each task;
+    embeddings too start with standard deviation 0.02, theirs as torch's layers do.
     """
 
     name: ClassVar[str] = "dt"
@@ -67,9 +68,7 @@ class DTConfig(LearnerConfig):
         check_count(self, "context", "width", "layers", "heads")
         check_positive(self, "lr", "clip")
         check_not_negative(self, "weight_decay", "warmup")
-        check_fraction(self, "dropout")
-        if self.dropout == 1:
-            raise ValueError("dropout must be below 1, got 1: nothing would be left")
+        check_dropout(self.dropout)
         if self.width % self.heads:
             raise ValueError(f"heads must divide width, got {self.heads} and {self.width}")
         if self.target_return is not None and not math.isfinite(self.target_return):
@@ -88,66 +87,25 @@ class DTConfig(LearnerConfig):
 def imitation_loss(output: Tensor, action: Tensor, valid: Tensor, discrete: bool) -> Tensor:
     """Mean over valid steps of the squared error of tanh(output), or of -log softmax; (B, L, A), (B, L) bool."""
     each = -(output.log_softmax(-1) * action).sum(-1) if discrete else (output.tanh() - action).square().mean(-1)
-    return (each * valid).sum() / valid.sum()
+    return valid_mean(each, valid)
 
 
-def dropped(x: Tensor, share: float, random: torch.Generator | None) -> Tensor:
-    """`share` of the numbers zero and the rest larger, drawn from `random`; without it, x."""
-    if random is None or share == 0:
-        return x
-    return x * torch.empty_like(x).bernoulli_(1 - share, generator=random) / (1 - share)
-
-
-class Block(nn.Module):
-    """Causal self-attention and a perceptron, each on normalised input and added to it: (B, T, D) -> (B, T, D)."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor, random: torch.Generator | None) -> Tensor:
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        future = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
-        score = (q @ k.mT / math.sqrt(width / self.heads)).masked_fill(future, -math.inf)
-        seen = (dropped(score.softmax(-1), self.dropout, random) @ v).transpose(1, 2).reshape(x.shape)
-        x = x + dropped(self.mix(seen), self.dropout, random)
-        return x + dropped(self.narrow(F.relu(self.widen(self.norm2(x)))), self.dropout, random)
-
-
-class Transformer(nn.Module):
+class ReturnsToActions(nn.Module):
     """Returns to go (B, L), observations (B, L, O), actions (B, L, A) -> outputs (B, L, A); none sees a later token."""
 
     def __init__(self, config: DTConfig, obs_dim: int, action_dim: int) -> None:
         super().__init__()
-        self.dropout, width = config.dropout, config.width
+        width = config.width
         self.of_return, self.of_obs, self.of_action = (nn.Linear(size, width) for size in (1, obs_dim, action_dim))
         self.position = nn.Embedding(config.context, width)
-        self.norm, self.last_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.trunk = Transformer(width, layers=config.layers, heads=config.heads, dropout=config.dropout)
         self.out = nn.Linear(width, action_dim)
 
     def forward(self, to_go: Tensor, obs: Tensor, action: Tensor, random: torch.Generator | None) -> Tensor:
         batch, steps, _ = obs.shape
         tokens = torch.stack([self.of_return(to_go.unsqueeze(-1)), self.of_obs(obs), self.of_action(action)], 2)
-        x = (tokens + self.position.weight[:steps, None]).flatten(1, 2)  # (B, 3 L, D): return, observation, action
-        x = dropped(self.norm(x), self.dropout, random)
-        for block in self.blocks:
-            x = block(x, random)
-        return self.out(self.last_norm(x).view(batch, steps, 3, -1)[:, :, 1])
-
-
-def started(net: Transformer, weights: torch.Generator) -> Transformer:
-    """The network with its first weights: normal with standard deviation 0.02, biases 0, norms 1, as GPT-2's."""
-    for name, parameter in net.named_parameters():
-        if parameter.dim() == 2:
-            nn.init.normal_(parameter, 0, 0.02, generator=weights)
-        else:
-            nn.init.constant_(parameter, float("norm" in name and name.endswith("weight")))
-    return net
+        tokens = tokens + self.position.weight[:steps, None]  # (B, L, 3, D): return, observation, action
+        return self.out(self.trunk(tokens.flatten(1, 2), random).view(batch, steps, 3, -1)[:, :, 1])
 
 
 class DT(Checkpointed):
@@ -160,9 +118,7 @@ class DT(Checkpointed):
         self.observe = Normalizer(spec.obs).to(device)
         self.scale = ActionScale(spec).to(device)
         self.returns = ReturnScale(spec, config.target_return).to(device)
-        with torch.device("meta"):  # torch's own start would draw from its global stream
-            net = Transformer(config, spec.obs_dim, spec.action_dim)
-        self.net = started(net.to_empty(device="cpu"), weights).to(device)
+        self.net = started(lambda: ReturnsToActions(config, spec.obs_dim, spec.action_dim), weights).to(device)
         self.optimizer = adamw(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -189,4 +145,4 @@ class DT(Checkpointed):
 
     def policy(self, *, seed: int) -> Policy:
         """Reads the last `context` steps of each row; deterministic, so `seed` is unused."""
-        return History(self, self.config.context)
+        return History(self, self.choose, self.config.context)

@@ -89,10 +89,13 @@ class FQLConfig(LearnerConfig):
         return FQL(self, spec, seed=seed, device=device)
 
 
-PRESETS = {
-    "fql-antmaze": FQLConfig(alpha=10.0, critic_mean="min"),  # OGBench, large, single task
+PRESETS = {  # the authors' commands (seohongpark/fql, README.md) for OGBench's single tasks, and for D4RL's Adroit
+    "fql-antmaze": FQLConfig(alpha=10.0, critic_mean="min"),  # large; giant: discount 0.995
+    "fql-humanoidmaze": FQLConfig(alpha=30.0, discount=0.995),
+    "fql-antsoccer": FQLConfig(alpha=10.0, discount=0.995),
     "fql-cube": FQLConfig(alpha=300.0),  # and scene
     "fql-puzzle": FQLConfig(alpha=1000.0),
+    "fql-pen": FQLConfig(alpha=10_000.0, critic_mean="min"),  # human and cloned; 30,000 for door
 }
 
 

@@ -15,6 +15,7 @@ from algos._common import (
     GaussianActor,
     Memoryless,
     check_count,
+    check_dropout,
     check_fraction,
     check_hidden,
     check_not_negative,
@@ -39,7 +40,8 @@ class IQLConfig(LearnerConfig):
     -5 + 7 sigmoid(x) instead of a clamped x; Q's target uses V before its step of this update, here
     V after it; and V and Q share an optimiser. Against the authors' code: layers start uniform in
     +-1/sqrt(inputs) instead of orthogonal. The authors scale locomotion rewards so that returns span 1000;
-    here `reward_scale` says so openly and is 1 unless set.
+    here `reward_scale` says so openly and is 1 unless set. Constants are those of ikostrikov/implicit_q_learning,
+    configs/mujoco_config.py; `cosine_steps` is a million there (learner.py).
     """
 
     name: ClassVar[str] = "iql"
@@ -69,6 +71,8 @@ class IQLConfig(LearnerConfig):
     """Rewards are multiplied by this; beta = 3 presumes advantages of about one, so bring them there."""
     max_weight: float = 100.0
     """Ceiling of the advantage weights."""
+    dropout: float = 0.0
+    """Share of the actor's hidden numbers dropped in training."""
     cosine_steps: int = 0
     """Anneal the actor's rate to 0 over so many updates, as the authors do over a whole run; 0: constant."""
 
@@ -78,6 +82,7 @@ class IQLConfig(LearnerConfig):
         check_fraction(self, "discount", "tau")
         check_not_negative(self, "beta", "cosine_steps")
         check_count(self, "n_step")
+        check_dropout(self.dropout)
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}")
 
@@ -91,7 +96,10 @@ class IQLConfig(LearnerConfig):
         return IQL(self, spec, seed=seed, device=device)
 
 
-PRESETS = {"iql-antmaze": IQLConfig(expectile=0.9, beta=10.0)}  # for rewards of -1 a step and 0 at the goal
+PRESETS = {  # the authors' configs/antmaze_config.py, for rewards of -1 a step and 0 at the goal; kitchen_config.py
+    "iql-antmaze": IQLConfig(expectile=0.9, beta=10.0),
+    "iql-kitchen": IQLConfig(beta=0.5, dropout=0.1),  # and Adroit
+}
 
 
 def expectile_loss(error: Tensor, tau: float) -> Tensor:
@@ -118,16 +126,18 @@ def clamped(free: Tensor) -> Tensor:
 class SoftmaxActor(nn.Module):
     """A categorical distribution over discrete actions: logits (..., O) -> (..., A)."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int, weights: torch.Generator, net: Net) -> None:
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], outputs: int, weights: torch.Generator, net: Net, dropout: float
+    ) -> None:
         super().__init__()
-        self.logits = single(net, inputs, hidden, outputs, generator=weights)
+        self.logits = single(net, inputs, hidden, outputs, dropout=dropout, generator=weights)
 
-    def forward(self, obs: Tensor) -> Tensor:
-        return self.logits(obs)
+    def forward(self, obs: Tensor, random: torch.Generator | None = None) -> Tensor:
+        return self.logits(obs, random)
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+    def log_prob(self, obs: Tensor, action: Tensor, random: torch.Generator | None = None) -> Tensor:
         """Log probability of the one-hot `action`, in its place, else zero: (..., O), (..., A) -> (..., A)."""
-        return self(obs).log_softmax(-1) * action
+        return self(obs, random).log_softmax(-1) * action
 
 
 class IQL(Checkpointed):
@@ -144,9 +154,10 @@ class IQL(Checkpointed):
         self.varying = Normalizer(spec.action).kept.to(device)
         self.actor: SoftmaxActor | GaussianActor
         if spec.discrete:
-            self.actor = SoftmaxActor(obs, hidden, action, weights, net).to(device)
+            self.actor = SoftmaxActor(obs, hidden, action, weights, net, config.dropout).to(device)
         else:
-            self.actor = GaussianActor(obs, hidden, action, weights, clamped, net).to(device)
+            self.actor = GaussianActor(obs, hidden, action, weights, clamped, net, config.dropout).to(device)
+        self.noise = generator(child_seed(seed, "noise"), device) if config.dropout else None
         self.critics = stack(net, 2, obs + action, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.value = single(net, obs, hidden, 1, layer_norm=norm, generator=weights).to(device)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
@@ -169,7 +180,7 @@ class IQL(Checkpointed):
             v, next_v = self.value(torch.stack([s, next_s])).squeeze(-1)
             weight = advantage_weight(q - v, config.beta, config.max_weight)
             target = config.reward_scale * reward + bootstrap * next_v
-        pi_loss = actor_loss(self.actor.log_prob(s, a).sum(-1), weight)
+        pi_loss = actor_loss(self.actor.log_prob(s, a, self.noise).sum(-1), weight)
         for group in self.actor_optimizer.param_groups:
             group["lr"] = self.actor_lr()
         descend(self.actor_optimizer, pi_loss)

@@ -31,10 +31,11 @@ class ReBRACConfig(LearnerConfig):
     """Behaviour-regularised actor-critic, revisited (arXiv:2305.09836).
 
     The two penalties are tuned for each data set in the paper; the defaults are those of
-    halfcheetah-medium-v2, and PRESETS holds some others. The paper takes batches of 1024 for locomotion.
+    halfcheetah-medium-v2, and PRESETS holds some others. The paper takes batches of 1024 for locomotion, 256 else.
 
     Against d3rlpy 2.8.1 the losses are equal up to the layer norm and depth, which it lacks. Against the
-    authors' code: last layers start uniform in +-1/sqrt(inputs) instead of +-0.003. The penalty needs the
+    authors' code (tinkoff-ai/CORL, algorithms/offline/rebrac.py): biases and last layers start uniform in
+    +-1/sqrt(inputs), theirs at 0.1 and in +-0.003 or 0.001; observations are standardised. The penalty needs the
     action that followed; where a truncated episode ends it is unknown, and that step is left out of the critic's
     loss (the authors' data call it the last action again).
     """
@@ -87,7 +88,7 @@ class ReBRACConfig(LearnerConfig):
         return ReBRAC(self, spec, seed=seed, device=device)
 
 
-PRESETS = {
+PRESETS = {  # tinkoff-ai/CORL, configs/offline/rebrac
     "rebrac-hopper": ReBRACConfig(actor_penalty=0.1, critic_penalty=0.01),  # hopper-medium-expert-v2
     "rebrac-walker2d": ReBRACConfig(actor_penalty=0.05, critic_penalty=0.1),  # walker2d-medium-v2
     "rebrac-antmaze": ReBRACConfig(  # antmaze-large-diverse-v2

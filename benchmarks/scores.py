@@ -8,8 +8,8 @@ Both sides are runs of packmule: d3rlpy's algorithms through `algos.d3rlpy`, whi
 data and 20 in unseen ones, at the last step. The interval is that of the difference of means (Welch, 95 %).
 
 Equal: data, batches of 256, width of hidden layers, learning rates, discount, the methods' constants, CQL's fixed
-weight, number of layers (AWAC's actor has two here on both sides), standardised observations. Not equal: what the
-docstrings of our learners name, and the batches' order.
+weight and its 4 sampled actions (10 by default), number of layers (AWAC's actor has two here), standardised
+observations. Not equal: what the docstrings of our learners name, and the batches' order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ PAIRS: dict[str, tuple[LearnerConfig, LearnerConfig]] = {
     "td3bc": (TD3BCConfig(hidden=H), D3rlpyTD3PlusBCConfig(hidden=H)),
     "iql": (IQLConfig(hidden=H), D3rlpyIQLConfig(hidden=H)),
     "awac": (AWACConfig(hidden=H, actor_hidden=H), D3rlpyAWACConfig(hidden=H)),
-    "cql": (CQLConfig(hidden=H), D3rlpyCQLConfig(hidden=H, options=("alpha_learning_rate=0.0",))),
+    "cql": (
+        CQLConfig(hidden=H, samples=4),
+        D3rlpyCQLConfig(hidden=H, options=("alpha_learning_rate=0.0", "n_action_samples=4")),
+    ),
 }
 LIBRARIES = ("ours", "d3rlpy")
 

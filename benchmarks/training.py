@@ -57,7 +57,7 @@ PAIRS = {
     "bc likelihood": Pair(BCConfig(), "BCConfig", {}),
     "td3bc": Pair(TD3BCConfig(), "TD3PlusBCConfig", {}),
     "iql": Pair(IQLConfig(), "IQLConfig", {}),
-    "cql": Pair(CQLConfig(), "CQLConfig", {"alpha_learning_rate": 0}),
+    "cql": Pair(CQLConfig(hidden=(256, 256)), "CQLConfig", {"alpha_learning_rate": 0}),
 }
 
 

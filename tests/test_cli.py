@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from toolkit import registry
 from toolkit.cli import main
+from toolkit.cli_learners import described, page
 from toolkit.collect import collect
 from toolkit.store import ReplayStore
 
@@ -218,19 +220,38 @@ def test_collect_stops_at_a_signal_commits_and_continues_to_the_same_episodes(st
     assert (found.episodes["uid"][:n] == known.episodes["uid"][:n]).all()
 
 
+def perceptron(inputs: int, outputs: int) -> int:
+    """Numbers in a network with two hidden layers of 256."""
+    return (inputs + 1) * 256 + 257 * 256 + 257 * outputs
+
+
+@pytest.mark.parametrize("name", registry.learners())
+def test_every_option_of_a_learner_says_what_it_means_within_80_columns(name):
+    said = described(name, registry.learner(name))
+    assert said["options"].keys() >= said["defaults"].keys()
+    assert all(text.endswith(".") for text in said["options"].values())
+    shown = page(said | {"parameters": 1, "flops": 1.0, "size_of": "these data"})
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_learners_says_what_each_asks_of_the_data_and_its_defaults(capsys):
     code, out, _ = call("learners", capsys=capsys)
     assert code == 0
-    lines = {line.split()[0]: line for line in out.splitlines()}
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
     assert "2305.09836" in lines["rebrac"]
     assert "next action" in lines["rebrac"]
-    assert "continuous, discrete" in lines["bc"]
-    code, out, _ = call("learners", "--json", capsys=capsys)
-    found = {entry["learner"]: entry for entry in map(json.loads, out.splitlines())}
-    assert found["dt"]["needs"]["window"] == found["dt"]["defaults"]["context"] == 20
-    assert found["filtered-bc"]["asks"] == ["reward", "best 10% of episodes"]
+    assert "both" in lines["bc"]
+    assert max(map(len, out.splitlines())) <= 80
+    code, out, _ = call("learners", "dt", "filtered-bc", "goal-bc", "--json", capsys=capsys)
+    dt, filtered, goal = map(json.loads, out.splitlines())
+    assert dt["needs"]["window"] == dt["defaults"]["context"] == 20
+    assert filtered["asks"] == ["reward", "best 10% of episodes"]
+    assert "Hopper's size" in filtered["size_of"]
+    assert filtered["parameters"] == perceptron(11, 6)
+    assert (goal["parameters"], goal["flops"]) == (None, None)
+    assert "needs goals" in goal["size_of"]
     code, out, _ = call("learners", "iql", capsys=capsys)
-    assert "expectile" in out
+    assert "expectile  0.7\n      0.5 fits the mean value" in out
     assert "cql" not in out
     code, _, err = call("learners", "iqll", capsys=capsys)
     assert code == 2
@@ -245,10 +266,7 @@ def test_learners_counts_parameters_and_work_on_a_store(store, capsys):
     code, out, _ = call("learners", "bc", "iql", "d3rlpy-bc", "--store", str(store), "--json", capsys=capsys)
     assert code == 0
     bc, iql, theirs = map(json.loads, out.splitlines())
-
-    def perceptron(inputs: int, outputs: int) -> int:
-        return (inputs + 1) * 256 + 257 * 256 + 257 * outputs
-
+    assert bc["size_of"] == f"{store}, batch 256"
     assert bc["parameters"] == perceptron(3, 2)
     assert iql["parameters"] == 2 * perceptron(4, 1) + perceptron(3, 1) + perceptron(3, 1) + 1
     assert theirs["parameters"] == perceptron(3, 1)

@@ -201,7 +201,7 @@ def test_dt_update_equals_torchs_own_transformer_in_float64():
     batch = dataclasses.replace(batch, valid=valid)
     net = copy.deepcopy(learner.net).double()
     blocks = []
-    for block in net.blocks:
+    for block in net.trunk.blocks:
         layer = nn.TransformerEncoderLayer(16, 2, 64, 0.0, "relu", batch_first=True, norm_first=True).double()
         pairs = {"norm1": layer.norm1, "norm2": layer.norm2, "widen": layer.linear1, "narrow": layer.linear2}
         for name, part in (pairs | {"mix": layer.self_attn.out_proj}).items():
@@ -217,10 +217,10 @@ def test_dt_update_equals_torchs_own_transformer_in_float64():
         tokens += [net.of_return(batch.return_to_go[:, k, None].double() / largest), net.of_obs(obs[:, k])]
         tokens = [*tokens[:-2], *(token + net.position.weight[k] for token in tokens[-2:])]
         tokens.append(net.of_action(action[:, k]) + net.position.weight[k])
-    h = net.norm(torch.stack(tokens, 1))
+    h = net.trunk.norm(torch.stack(tokens, 1))
     for layer in blocks:
         h = layer(h, src_mask=torch.ones(18, 18, dtype=torch.bool).triu(1))
-    output = net.out(net.last_norm(h[:, 1::3])).tanh()
+    output = net.out(net.trunk.last_norm(h[:, 1::3])).tanh()
     due = ((output - action) ** 2).mean(-1)[valid].mean()
     np.testing.assert_allclose(learner.update(batch)["mse"], due.detach(), **CLOSE)
 

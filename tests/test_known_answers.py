@@ -224,13 +224,33 @@ def test_rebracs_penalty_reaches_the_critic():
     np.testing.assert_allclose(q, DISCOUNT * (LINE.reward(found) - distance), atol=0.06)
 
 
-def test_awac_fits_the_exponentially_weighted_data():
-    """The mean of its Gaussian is the data's mean under weights exp(Q / temperature)."""
-    config = AWACConfig(**FAST, actor_hidden=(32, 32), lr=2e-3, temperature=0.2, weight_decay=0.0)
+@pytest.mark.parametrize(
+    "config",
+    [
+        AWACConfig(**FAST, actor_hidden=(32, 32), lr=2e-3, temperature=0.2, weight_decay=0.0),
+        IQLConfig(**FAST, lr=2e-3, beta=5.0),
+    ],
+    ids=["awac", "iql"],
+)
+def test_weighted_regression_fits_the_exponentially_weighted_data(config):
+    """The mean of its Gaussian is the data's mean under weights exp(Q / temperature), or exp(beta Q)."""
     learner = trained(config, LINE.spec, LINE.batch, 1200)
     grid = np.linspace(-0.6, 0.2, 1001)
     weight = np.exp(LINE.reward(grid) / 0.2)
     np.testing.assert_allclose(learner.choose(HERE).item(), (weight * grid).sum() / weight.sum(), atol=0.04)
+
+
+def test_fqls_critic_is_the_discounted_value_of_what_its_actor_does():
+    """Held to the data it acts about their mean; the first state's value is the mean reward of that, one step on."""
+    config = FQLConfig(**FAST, lr=2e-3, alpha=1000.0, flow_steps=5)
+    learner = trained(config, LINE.spec, LINE.batch, 800)
+    step = Step(np.tile([[0, 1]], (2000, 1)).astype(np.float32), np.zeros(2000, np.float32), np.ones(2000, bool))
+    acted = learner.policy(seed=0).act(step)[:, 0]
+    np.testing.assert_allclose(acted.mean(), LINE.centre, atol=0.08)
+    with torch.no_grad():
+        start = torch.cat([learner.observe(torch.eye(2))[:1], torch.full((1, 1), LINE.centre)], 1)
+        q = learner.critics(start).mean().item()
+    np.testing.assert_allclose(q, DISCOUNT * LINE.reward(acted).mean(), atol=0.05)
 
 
 def test_continuous_cql_stays_below_the_truth_where_there_is_no_data():
@@ -279,6 +299,32 @@ def test_categorical_cloning_reaches_the_entropy_of_the_behaviour():
     with torch.no_grad():
         found = torch.stack([learner.action_log_prob(STATES, torch.eye(3)[a].expand(4, 3)) for a in range(3)], 1).exp()
     np.testing.assert_allclose(found, table.behaviour, atol=0.04)
+
+
+def remembered(size: int, rng: np.random.Generator) -> Batch:
+    """Windows of 3: the action is 0.8 times the observation before, and noise of 0.1; at first, noise alone."""
+    seen = rng.uniform(-1, 1, (size, 4, 1))
+    before = np.concatenate([np.zeros((size, 1, 1)), seen[:, :2]], 1)
+    action = 0.8 * before + 0.1 * rng.normal(size=(size, 3, 1))
+    ones = torch.ones(size, 3, dtype=torch.bool)
+    obs, action = (torch.from_numpy(x.astype(np.float32)) for x in (seen, action))
+    return Batch(obs, action, torch.zeros(size, 3), ~ones, ones, torch.zeros(size, dtype=torch.int64))
+
+
+def test_cloning_over_a_window_reaches_the_entropy_that_needs_a_memory():
+    """An observation alone says nothing of the action: its entropy is then that of the sum, 0.9 nats more."""
+    test = remembered(5000, np.random.default_rng(1))
+    config = BCConfig(net="transformer", window=3, hidden=(32, 32), lr=3e-3)
+    spec = spec_of(test.obs[:, 0].numpy(), test.action.flatten(0, 1).numpy())
+    learner = trained(config, spec, remembered, 500)
+    with torch.no_grad():
+        nll = -learner.action_log_prob(test.obs[:, :-1], test.action).mean().item()
+    np.testing.assert_allclose(nll, 0.5 * np.log(2 * np.pi * np.e * 0.01), atol=0.08)
+    policy = learner.policy(seed=0)
+    for index, obs in enumerate([0.9, -0.5, 0.1, 0.7]):
+        step = Step(np.full((1, 1), obs, np.float32), np.zeros(1, np.float32), np.array([index == 0]))
+        found = policy.act(step).item()
+        np.testing.assert_allclose(found, 0.8 * [0, 0.9, -0.5, 0.1][index], atol=0.1)
 
 
 def two_modes(size: int, rng: np.random.Generator) -> Batch:

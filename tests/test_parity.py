@@ -127,8 +127,8 @@ def test_cql_follows_d3rlpy_over_several_updates(monkeypatch):
 
 
 def test_cql_multiplier_moves_as_d3rlpys(monkeypatch):
-    """With threshold 0 the definitions agree; d3rlpy multiplies a threshold by the weight, and steps before use."""
-    learner, other, update = cql_pair(monkeypatch, lagrange_threshold=0.0)
+    """With threshold 0 and one rate they agree; d3rlpy multiplies a threshold by the weight, and steps before use."""
+    learner, other, update = cql_pair(monkeypatch, lagrange_threshold=0.0, critic_lr=1e-4)
     ours, theirs = update(0)
     np.testing.assert_allclose(
         learner.log_multiplier.detach(), other.modules["log_alpha"]._parameter.detach()[0, 0], **CLOSE

@@ -10,7 +10,7 @@ import pytest
 from toolkit.cli import main
 from toolkit.configure import learner_config
 from toolkit.records import read_config
-from toolkit.size import size, size_of_run
+from toolkit.size import reference_size, size, size_of_run
 
 
 def test_a_perceptrons_size_is_that_of_its_layers(make_store):
@@ -31,6 +31,24 @@ def test_residual_networks_and_other_widths_are_other_sizes(make_store):
     )
     assert small.parameters < residual.parameters < 16 * small.parameters  # blocks of four times the width
     assert 2 < large.flops / small.flops < 4
+
+
+def test_the_reference_size_is_that_of_a_batch_of_256_on_such_data():
+    config = learner_config("bc", {"head": "squared", "hidden": (16, 8)})
+    products = [2 * 256 * i * o for i, o in [(11, 16), (16, 8), (8, 3)]]
+    assert reference_size(config).flops == 3 * sum(products) - products[0]
+
+
+def test_a_transformers_size_is_that_of_its_tokens(make_store):
+    """Two blocks of 12 width**2 multiplications a token, and attention's two products of tokens with tokens."""
+    width, window, batch = 16, 4, 8
+    config = learner_config("history-bc", {"head": "squared", "hidden": (width, width), "window": window})
+    found = size(config, make_store([30, 30]), batch_size=batch)
+    norms, block = 2 * width, 12 * width**2 + 9 * width  # weights of a block and its layers' biases
+    assert found.parameters == (3 + 1) * width + window * width + 2 * (block + 2 * norms) + 2 * norms + (width + 1) * 2
+    tokens, layers = 2 * batch * window, 2 * 12 * width**2
+    attention = 2 * 2 * tokens * window * width
+    assert found.flops == 3 * (tokens * (3 * width + layers + width * 2) + attention) - tokens * 3 * width
 
 
 def test_the_train_command_prints_a_runs_size_and_keeps_it(tmp_path, capsys):

@@ -142,14 +142,14 @@ def _actions(learner: Learner, spec: Spec, seen: Rows, test: Rows) -> CodeLength
     """Actions given observations."""
     if spec.discrete:
         before = choice_bits(seen.action.argmax(1), test.action.argmax(1), spec.action_dim)
-        if not isinstance(learner, ActionDensity):
+        if not isinstance(learner, ActionDensity) or getattr(learner, "exactness", "exact") == "none":
             return told("action", "none", test, before)
         log_mass = blocks(len(before), lambda i: learner.action_log_prob(_tensor(test.obs[i]), _tensor(test.action[i])))
         return told("action", "exact", test, before, log_mass)
     limits = zip(spec.action_resolution.tolist(), spec.action_low.tolist(), spec.action_high.tolist(), strict=True)
     bins = [Bins(*each) if kept else None for each, kept in zip(limits, varies(spec.action), strict=True)]
     before, low, high = binned(bins, seen.action, test.action, seen.episode)
-    if not isinstance(learner, ActionMass):
+    if not isinstance(learner, ActionMass) or learner.exactness == "none":
         return told("action", "none", test, before)
     log_mass = blocks(len(before), lambda i: learner.action_log_mass(_tensor(test.obs[i]), low[i], high[i]))
     return told("action", learner.exactness, test, before, log_mass)

@@ -6,13 +6,12 @@ reader of its output went away.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Union, cast
 
@@ -21,6 +20,7 @@ from tyro.conf import Positional
 
 from toolkit.cli_bits import Bits
 from toolkit.cli_data import Data
+from toolkit.cli_learners import Learners
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_train import Train, print_scores, train_command
 from toolkit.cli_types import Location
@@ -259,75 +259,6 @@ class Report:
             )
         print(page)
         return 0
-
-
-@dataclass
-class Learners:
-    """List the learners there are: family, paper, what each asks of the data, and the actions it takes."""
-
-    names: Positional[list[str]] = field(default_factory=list)
-    """Show these only, with what they are and the defaults of all their options."""
-    store: Location | None = None
-    """With names: count trained parameters and the multiplications of an update of 256 on this store."""
-    json: bool = False
-    """Print one JSON object a learner, with its defaults."""
-
-    def run(self) -> int:
-        from toolkit import registry
-        from toolkit.text import aligned
-
-        if self.store is not None and not self.names:
-            raise ValueError(
-                "--store counts the size of named learners; name one, as in packmule learners iql --store S"
-            )
-        chosen = {name: registry.learner(name) for name in self.names} or registry.learners()
-        facts = {name: _learner(name, config) for name, config in chosen.items()}
-        if self.store is not None:
-            from toolkit.size import size
-            from toolkit.store import ReplayStore
-
-            data = ReplayStore.open(self.store)
-            for name, config in chosen.items():
-                facts[name] |= asdict(size(config, data))
-        if self.json:
-            print("\n".join(map(json.dumps, facts.values())))
-            return 0
-        sizes = ["parameters", "MFLOP/update"] if self.store is not None else []
-        rows = [["learner", "family", "paper", "needs", "actions", *sizes]]
-        for name, config in chosen.items():
-            said = facts[name]
-            row = [name, config.family, config.paper, ", ".join(said["asks"]), ", ".join(config.actions)]
-            rows.append(row + ([str(said["parameters"]), f"{said['flops'] / 1e6:.1f}"] if sizes else []))
-        print(aligned(rows))
-        for name in self.names:
-            print(f"\n{name}: {facts[name]['what']}\n")
-            print(aligned([[f"  {option}", repr(value)] for option, value in asdict(chosen[name]).items()]))
-        return 0
-
-
-def _learner(name: str, config: Any) -> dict[str, Any]:
-    """What `packmule learners` says of one: plain JSON."""
-    needs = config.needs
-    said = {
-        f"windows of {needs.window}": needs.window > 1,
-        "reward": needs.reward,
-        "goal": needs.goal,
-        "next action": needs.next_action,
-        f"{needs.n_step}-step returns": needs.n_step > 1,
-        "returns to go": needs.returns_to_go,
-        "hindsight goals": needs.hindsight > 0,
-        f"best {needs.top_fraction:.0%} of episodes": needs.top_fraction < 1,
-    }
-    return {
-        "learner": name,
-        "family": config.family,
-        "paper": config.paper,
-        "what": (type(config).__doc__ or "").strip().splitlines()[0],
-        "asks": [words for words, asked in said.items() if asked],
-        "needs": asdict(needs),
-        "actions": list(config.actions),
-        "defaults": asdict(config),
-    }
 
 
 @dataclass

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit import feed
 from toolkit.configure import learner_config, open_data
-from toolkit.core import Learner, LearnerConfig
+from toolkit.core import Episode, Learner, LearnerConfig
 from toolkit.records import RunConfig, read_object, replace_json
-from toolkit.store import Mixture, ReplayStore
+from toolkit.store import Mixture, ReplayStore, Schema
 
 UPDATES = 4  # averaged, for learners whose actor rests at some
+BATCH = 256
+FEW = 8  # work grows with the batch: the reference's is counted on few windows, and multiplied
+REFERENCE = "data of Hopper's size (11 observations, 3 actions)"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Size:
         return f"{self.parameters:,} trained parameters, {self.flops / 1e6:,.1f} MFLOP an update"
 
 
-def size(config: LearnerConfig, data: ReplayStore | Mixture, *, batch_size: int = 256) -> Size:
+def size(config: LearnerConfig, data: ReplayStore | Mixture, *, batch_size: int = BATCH) -> Size:
     """Built for `data` and counted over a few updates by torch. Raises ValueError if the data cannot serve the learner.
 
     Elementwise work is not counted: at 256 units and more it is a small share.
@@ -42,6 +48,23 @@ def size(config: LearnerConfig, data: ReplayStore | Mixture, *, batch_size: int 
         for _ in range(UPDATES):
             learner.update(sampler.next())
     return Size(trained_parameters(learner), counter.get_total_flops() / UPDATES)
+
+
+def reference_size(config: LearnerConfig) -> Size:
+    """The size on REFERENCE and batches of BATCH, without a store of one's own. Raises ValueError as `size` does."""
+    discrete = "continuous" not in config.actions
+    schema = Schema.from_spaces(
+        observation=spaces.Box(-np.inf, np.inf, (11,)),
+        action=spaces.Discrete(3) if discrete else spaces.Box(-1, 1, (3,)),
+    )
+    rng, steps = np.random.default_rng(0), 40
+    action = rng.integers(3, size=steps) if discrete else rng.uniform(-1, 1, (steps, 3)).astype(np.float32)
+    obs, reward = (rng.normal(size=shape).astype(np.float32) for shape in ((steps + 1, 11), steps))
+    with tempfile.TemporaryDirectory() as folder:
+        with ReplayStore.create(Path(folder) / "reference.zarr", schema).writer() as writer:
+            writer.append(Episode(obs, action, reward, False))
+        few = size(config, ReplayStore.open(Path(folder) / "reference.zarr"), batch_size=FEW)
+    return replace(few, flops=few.flops * BATCH / FEW)
 
 
 def size_of_run(config: RunConfig, folder: Path) -> Size:

@@ -1,10 +1,12 @@
 """Networks for learners, how their parameters move, and what a checkpoint keeps of them."""
 
+from toolkit.nets.choice import Net, single, stack
 from toolkit.nets.intervals import interval_log_mass
 from toolkit.nets.kept import Checkpointed, load_optimizer_state, optimizer_state
-from toolkit.nets.residual import Net, StackedResidual, single, stack
+from toolkit.nets.residual import StackedResidual
 from toolkit.nets.stacked import Member, Single, Stack, StackedLinear, StackedMLP, StackedNorm
 from toolkit.nets.steps import adam, adamw, descend, generator, polyak
+from toolkit.nets.transformer import Transformer, Windowed, started
 
 __all__ = [
     "Checkpointed",
@@ -16,6 +18,8 @@ __all__ = [
     "StackedMLP",
     "StackedNorm",
     "StackedResidual",
+    "Transformer",
+    "Windowed",
     "adam",
     "adamw",
     "descend",
@@ -26,4 +30,5 @@ __all__ = [
     "polyak",
     "single",
     "stack",
+    "started",
 ]

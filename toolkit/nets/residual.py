@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.nets.stacked import Member, Pair, Single, Stack, StackedLinear, StackedMLP, StackedNorm
+from toolkit.nets.stacked import Member, Pair, Stack, StackedLinear, StackedNorm, dropped
 
-Net = Literal["mlp", "residual"]
 WIDER = 4  # a block's hidden layer over its width
 
 
@@ -20,6 +18,7 @@ class StackedResidual(Stack):
 
     A linear layer to the width, one block x + W2 f(W1 norm(x)) for each entry of `hidden`, which must all be equal, a
     last norm and a linear layer. Weights start as `StackedLinear`'s; the paper's start orthogonal and He-normal.
+    `dropout` is as `StackedMLP`'s, inside the blocks.
     """
 
     def __init__(
@@ -30,6 +29,7 @@ class StackedResidual(Stack):
         outputs: int,
         *,
         activation: Callable[[Tensor], Tensor] = torch.relu_,
+        dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class StackedResidual(Stack):
         self.widen = nn.ModuleList(StackedLinear(members, width, WIDER * width, generator=rng) for _ in hidden)
         self.narrow = nn.ModuleList(StackedLinear(members, WIDER * width, width, generator=rng) for _ in hidden)
         self.out = StackedLinear(members, width, outputs, generator=rng)
-        self.members, self.activation = members, activation
+        self.members, self.activation, self.dropout = members, activation, dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, random: torch.Generator | None = None) -> Tensor:
         x = self.embed(self.shared(x))
         for norm, widen, narrow in zip(self.norms, self.widen, self.narrow, strict=False):
-            x = x + narrow(self.activation(widen(norm(x))))
+            x = x + narrow(dropped(self.activation(widen(norm(x))), self.dropout, random))
         return self.out(self.norms[-1](x))
 
     def apart(self) -> list[Member]:
@@ -77,27 +77,3 @@ class ResidualMember(Member):
     def normed(x: Tensor, pair: Pair) -> Tensor:
         scale, shift = pair
         return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale)
-
-
-def stack(
-    net: Net,
-    members: int,
-    inputs: int,
-    hidden: Sequence[int],
-    outputs: int,
-    *,
-    activation: Callable[[Tensor], Tensor] = torch.relu_,
-    layer_norm: bool = False,
-    generator: torch.Generator,
-) -> Stack:
-    """M networks of the named kind; a residual one always normalises, so `layer_norm` changes nothing there."""
-    if net == "residual":
-        return StackedResidual(members, inputs, hidden, outputs, activation=activation, generator=generator)
-    return StackedMLP(
-        members, inputs, hidden, outputs, activation=activation, layer_norm=layer_norm, generator=generator
-    )
-
-
-def single(net: Net, inputs: int, hidden: Sequence[int], outputs: int, **options: Any) -> Single:
-    """One network of the named kind, for inputs of any leading shape; options are those of `stack`."""
-    return Single(stack(net, 1, inputs, hidden, outputs, **options))

@@ -13,6 +13,22 @@ from torch import Tensor, nn
 Pair = tuple[Tensor, Tensor]  # a weight and a bias
 
 
+def dropped(x: Tensor, share: float, random: torch.Generator | None) -> Tensor:
+    """`share` of the numbers zero and the rest larger, drawn from `random`; without it, as where a policy acts, x."""
+    if random is None or share == 0:
+        return x
+    return x * torch.empty_like(x).bernoulli_(1 - share, generator=random) / (1 - share)
+
+
+def check_inputs(inputs: int) -> None:
+    """Raises ValueError for a network without inputs."""
+    if inputs < 1:
+        raise ValueError(
+            f"a network was asked for with {inputs} inputs: the data have no vector observations, only images, and "
+            "this learner reads none"
+        )
+
+
 class StackedLinear(nn.Module):
     """M linear layers at once: (M, B, inputs) -> (M, B, outputs).
 
@@ -22,11 +38,7 @@ class StackedLinear(nn.Module):
 
     def __init__(self, members: int, inputs: int, outputs: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if inputs < 1:
-            raise ValueError(
-                f"a network was asked for with {inputs} inputs: the data have no vector observations, only images, and "
-                "this learner reads none"
-            )
+        check_inputs(inputs)
         bound = 1 / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound, generator=generator))
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound, generator=generator))
@@ -50,7 +62,10 @@ class StackedNorm(nn.Module):
 
 
 class Stack(nn.Module):
-    """M networks at once: (B, inputs), given to every member, or (M, B, inputs) -> (M, B, outputs)."""
+    """M networks at once: (B, inputs), given to every member, or (M, B, inputs) -> (M, B, outputs).
+
+    `forward` takes a generator too, `random`: with one, hidden numbers are dropped as the network was built to.
+    """
 
     members: int
 
@@ -59,13 +74,14 @@ class Stack(nn.Module):
         return x.expand(self.members, *x.shape) if x.dim() == 2 else x
 
     def apart(self) -> list[Member]:
-        """The members one by one, with the weights of this moment; gradients reach the stack."""
+        """The members one by one, with the weights of this moment, dropping nothing; gradients reach the stack."""
         raise NotImplementedError
 
 
 class StackedMLP(Stack):
     """M multilayer perceptrons at once. With `layer_norm`, every hidden layer is
-    normalised after its activation. `activation` may work in place.
+    normalised after its activation. `activation` may work in place. `dropout` is the share of every hidden
+    layer's numbers that is dropped where a generator is given.
     """
 
     def __init__(
@@ -77,6 +93,7 @@ class StackedMLP(Stack):
         *,
         activation: Callable[[Tensor], Tensor] = torch.relu_,
         layer_norm: bool = False,
+        dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -85,12 +102,12 @@ class StackedMLP(Stack):
         sizes = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(StackedLinear(members, i, o, generator=generator) for i, o in pairwise(sizes))
         self.norms = nn.ModuleList(StackedNorm(members, width) for width in hidden if layer_norm)
-        self.members, self.activation = members, activation
+        self.members, self.activation, self.dropout = members, activation, dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, random: torch.Generator | None = None) -> Tensor:
         x = self.shared(x)
         for index, layer in enumerate(list(self.layers)[:-1]):
-            x = self.activation(layer(x))
+            x = dropped(self.activation(layer(x)), self.dropout, random)
             if self.norms:
                 x = self.norms[index](x)
         return self.layers[-1](x)
@@ -137,6 +154,6 @@ class Single(nn.Module):
         super().__init__()
         self.stack = stack
 
-    def forward(self, x: Tensor) -> Tensor:
-        flat = self.stack(x.reshape(1, -1, x.shape[-1]))
+    def forward(self, x: Tensor, random: torch.Generator | None = None) -> Tensor:
+        flat = self.stack(x.reshape(1, -1, x.shape[-1]), random)
         return flat.reshape(*x.shape[:-1], flat.shape[-1])

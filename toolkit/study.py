@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
     clock = Clock(out / "timings.json")
     with clock.phase("analyse and report"):
         configs, notes = _verified(design, out, partial=partial, amended=bool(amendments))
-        records = load(*(out / "runs" / config.folder_name for config in configs))
+        records = [r for config in configs for r in load(out / "runs" / config.folder_name)]  # names order by chance
         usual, elsewhere = _analyses(design, records)
         replace_json(out / "analysis.json", usual.to_json())
         replace_json(out / "elsewhere.json", {name: analysis.to_json() for name, analysis in elsewhere.items()})
@@ -153,8 +154,10 @@ def _analyses(design: Design, records: Sequence[Record]) -> tuple[Analysis, dict
 
 
 def _told(config: RunConfig, out: Path) -> dict[str, Any]:
-    """A run's configuration as the report shows it: where the study lies does not matter."""
-    return replace(config, store=str(Path(config.store).relative_to(out))).to_json()
+    """A run's configuration as the report shows it. Where the study lies, and what data collected again are called
+    inside the store, are not of the study: the same design gives the same page."""
+    body = replace(config, store=str(Path(config.store).relative_to(out))).to_json()
+    return {name: value for name, value in body.items() if name != "fingerprint"}
 
 
 def _cards(design: Design, configs: Sequence[RunConfig], data: Path) -> list[dict]:
@@ -178,5 +181,11 @@ def _card(dataset: Dataset, size: int, data: Path) -> dict[str, Any]:
         **({} if dataset.quality == 1 else {"quality": dataset.quality}),
         "mean return": round(float(view.episodes["return"].mean()), 2),
         "success": round(float(view.episodes["success"].mean()), 3),
-        "fingerprint": view.fingerprint,
+        "digest": _digest(view),
     }
+
+
+def _digest(view: ReplayStore) -> str:
+    """Of what was collected: the episodes' lengths, returns and contexts, in order."""
+    columns = (np.asarray(view.episodes[name], np.float64) for name in ("length", "return", "context"))
+    return sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:16]

@@ -198,6 +198,7 @@ def _trial(name: str, draws: int, seed: int) -> dict[str, Any]:
 
 def page(rows: list[dict[str, str]], command: str) -> str:
     """The table as Markdown, with what was simulated and the command."""
+    told_of = {r["truth"] for r in rows}
     columns = ("wrong", "decided", "predicted", *MEASURES)
     lines = ["| truth | draws | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * (len(columns) + 1)]
     for r in rows:
@@ -207,6 +208,7 @@ def page(rows: list[dict[str, str]], command: str) -> str:
     worlds = [
         f"- **{name}**: {truth.about}" + (f"; to be found: {' '.join(truth.right)}" if truth.right else "")
         for name, truth in TRUTHS.items()
+        if name in told_of
     ]
     head = (__doc__ or "").split("\n\n")
     told = "\n\n".join(["# Calibration of the harness", head[0], head[2], "```text\n" + head[3] + "\n```", "Worlds:"])
@@ -225,6 +227,11 @@ def page(rows: list[dict[str, str]], command: str) -> str:
             "",
         ]
     )
+
+
+def ordered(rows: dict[tuple[str, int], dict[str, str]]) -> list[tuple[str, int]]:
+    """Lines as the worlds are listed, then by draws."""
+    return sorted(rows, key=lambda place: (list(TRUTHS).index(place[0]), place[1]))
 
 
 def main() -> None:
@@ -247,13 +254,12 @@ def main() -> None:
                 found = row(name, draws, flags.trials, pool)
                 rows[name, draws] = {k: str(v) for k, v in found.items()}
                 print(", ".join(f"{k} {v}" for k, v in found.items()), flush=True)
-                order = sorted(rows, key=lambda place: (list(TRUTHS).index(place[0]), place[1]))
                 with path.open("w", newline="") as file:
                     writer = csv.DictWriter(file, list(found))
                     writer.writeheader()
-                    writer.writerows(rows[place] for place in order)
+                    writer.writerows(rows[place] for place in ordered(rows))
     command = f"python benchmarks/calibration.py --trials {flags.trials}"
-    (flags.out / "calibration.md").write_text(page([rows[place] for place in order], command))
+    (flags.out / "calibration.md").write_text(page([rows[place] for place in ordered(rows)], command))
 
 
 if __name__ == "__main__":

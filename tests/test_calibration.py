@@ -23,7 +23,7 @@ def test_verdicts_are_rarely_wrong_and_intervals_hold_the_truth(name):
     assert np.mean([trial["wrong"] for trial in found]) <= 0.05
     for measure in calibration.MEASURES:
         held = [trial[measure] for trial in found if measure in trial]
-        assert not held or np.mean(held) >= (0.82 if measure == "pair" else 0.87), measure
+        assert len(held) < TRIALS / 2 or np.mean(held) >= (0.82 if measure == "pair" else 0.87), measure
 
 
 @pytest.mark.parametrize("name", ["worse", "much worse"])

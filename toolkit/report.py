@@ -95,6 +95,7 @@ def write(
     title: str,
     records: Sequence[Record],
     analysis: Analysis | None = None,
+    elsewhere: Mapping[str, Analysis] | None = None,
     figures: Sequence[str | Path] = (),
     design: Mapping[str, Any] | None = None,
     datasets: Sequence[Mapping[str, Any]] = (),
@@ -107,8 +108,8 @@ def write(
     `figures` are names (NAME.svg or NAME.png in `folder` or `folder`/figures, NAME.csv beside it) or paths of
     pictures; `design["notes"]` (what the study can and cannot show) stand at the top and `design["threats"]` may
     replace any text of THREATS or add to them; `datasets` are dataset cards, `runs` the runs' configurations,
-    `timings` seconds a phase. Without an analysis the page is figures and tables.
-    Raises FileNotFoundError naming a figure that was not saved.
+    `timings` seconds a phase, `elsewhere` analyses under other conditions by their names. Without an analysis the page
+    is figures and tables. Raises FileNotFoundError naming a figure that was not saved.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,9 @@ def write(
     caution = _caution(design.pop("notes", ()))
     pictures = [_picture(find_figure(folder, name)) for name in figures]
     if analysis:
-        parts = [_verdict(analysis), caution, _reading(analysis), *_tables(analysis), *pictures, _summary(records)]
+        parts = [_verdict(analysis), caution, _reading(analysis), *_tables(analysis)]
+        parts += [_elsewhere(elsewhere)] if elsewhere else []
+        parts += [*pictures, _summary(records)]
     else:
         parts = [caution, _summary(records), *pictures]
     if design:
@@ -257,6 +260,13 @@ def _axes(a: Analysis) -> str:
         f"its lower end above {MARGIN}."
     )
     return table(rows, tags=(1, 2)) + legend + details("Reasons", definitions(named))
+
+
+def _elsewhere(found: Mapping[str, Analysis]) -> str:
+    legend = note(
+        "Each line is an analysis of its own runs, read as the verdicts above; what varied less there can decide less."
+    )
+    return section("The same question under other conditions", table(words.elsewhere(found), tags=(4, 5)) + legend)
 
 
 def _cells(a: Analysis) -> str:

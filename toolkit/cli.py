@@ -203,17 +203,18 @@ class Plot:
     """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
 
     runs: Positional[list[Path]]
+    """Runs, folders that hold them, or tables (bits.csv, proxies.csv) beside or below them."""
     figure: list[str] = field(default_factory=list)
-    """comparison, scaling, seen_unseen, ...; all that apply by default."""
+    """bits, comparison, convergence, curves, heatmap, improvement, pareto, profiles, proxies, scaling, seen_unseen; all
+    that apply by default."""
     out: Path = Path("figures")
 
     def run(self) -> int:
         from toolkit.plots import plot
-        from toolkit.records import load, naming
+        from toolkit.records import naming
 
-        records = load(*self.runs)
         with naming(self.out):
-            paths = plot(records, self.figure, self.out)
+            paths = plot(self.runs, self.figure, self.out)
         print("\n".join(map(str, paths)))
         return 0
 
@@ -236,7 +237,9 @@ class Report:
                 self.out,
                 title="Runs",
                 records=records,
-                figures=[path for path in plot(records, [], self.out / "figures") if path.suffix == ".svg"],
+                figures=[
+                    path for path in plot(self.runs, [], self.out / "figures", records=records) if path.suffix == ".svg"
+                ],
                 runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
                 command=f"packmule report {' '.join(map(str, self.runs))}",
             )
@@ -290,24 +293,15 @@ class Learners:
 
 def _learner(name: str, config: Any) -> dict[str, Any]:
     """What `packmule learners` says of one: plain JSON."""
-    needs = config.needs
-    said = {
-        f"windows of {needs.window}": needs.window > 1,
-        "reward": needs.reward,
-        "goal": needs.goal,
-        "next action": needs.next_action,
-        f"{needs.n_step}-step returns": needs.n_step > 1,
-        "returns to go": needs.returns_to_go,
-        "hindsight goals": needs.hindsight > 0,
-        f"best {needs.top_fraction:.0%} of episodes": needs.top_fraction < 1,
-    }
+    from toolkit.text import asks
+
     return {
         "learner": name,
         "family": config.family,
         "paper": config.paper,
         "what": (type(config).__doc__ or "").strip().splitlines()[0],
-        "asks": [words for words, asked in said.items() if asked],
-        "needs": asdict(needs),
+        "asks": asks(config.needs),
+        "needs": asdict(config.needs),
         "actions": list(config.actions),
         "defaults": asdict(config),
     }

@@ -1,7 +1,7 @@
 """Does a proxy know which model is good? Rank agreement with return inside one cell, and what trusting it loses.
 
-A cell is one learner on one kind of data. Ranks are never pooled over cells: a proxy that only tells easy data from hard
-ones would look as if it told good models from bad ones.
+A cell is one learner on one kind of data. Ranks are never pooled over cells: a proxy that only tells easy data from
+hard ones would look as if it told good models from bad ones.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from toolkit import report
+from toolkit.cards import cards
 from toolkit.claim import analyse
 from toolkit.claim.findings import Analysis
 from toolkit.collect import collect
@@ -23,8 +24,11 @@ from toolkit.engines.local import TaskFailed, map_tasks
 from toolkit.plots import plot
 from toolkit.progress import ProgressLine, duration
 from toolkit.records import RunConfig, load, read_object, replace_json
+from toolkit.registry import learner as find_learner
 from toolkit.registry import suite as find_suite
+from toolkit.runs import describe
 from toolkit.store import ReplayStore
+from toolkit.text import asks
 from toolkit.train import run
 
 __all__ = ["TIERS", "Result", "RunsFailed", "claim"]
@@ -66,7 +70,7 @@ def claim(design: Design, *, out: str | Path, slots: int = 2, command: str = "pa
         records = load(*(out / "runs" / config.folder_name for config in configs))
         analysis = analyse(records, seed=0)
         replace_json(out / "analysis.json", analysis.to_json())
-        figures = plot(records, [], out / "report" / "figures")
+        figures = plot([out / "runs", *out.glob("*.csv")], [], out / "report" / "figures", records=records)
         page = report.write(
             out / "report",
             title=f"Does the choice of learner matter? The {design.name} study",
@@ -76,6 +80,7 @@ def claim(design: Design, *, out: str | Path, slots: int = 2, command: str = "pa
             design=design.to_json(),
             datasets=_cards(design, out),
             runs=[config.to_json() for config in configs],
+            asks={name: asks(find_learner(name).needs) for name in design.learners},
             timings=clock.seconds,
             command=command,
         )
@@ -178,28 +183,14 @@ def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> Non
 
 
 def _cards(design: Design, out: Path) -> list[dict]:
-    """A card for each cell: what it holds, as measured."""
-    cards = []
-    for dataset in design.datasets():
-        store = ReplayStore.open(out / "data" / dataset.name)
-        for size in design.sizes:
-            view = store.view(f"n{size}")
-            success = view.episodes["success"]
-            cards.append(
-                {
-                    "store": dataset.name,
-                    "view": f"n{size}",
-                    "draw": dataset.draw,
-                    "episodes": len(view),
-                    "transitions": view.transitions,
-                    "contexts": len(np.unique(view.episodes["context"], axis=0)),
-                    "coverage": dataset.coverage,
-                    "mean return": round(float(view.episodes["return"].mean()), 2),
-                    "success": round(float(success.mean()), 3),
-                    "fingerprint": view.fingerprint,
-                }
-            )
-    return cards
+    """A card for each cell and draw: what it holds, as measured."""
+    asked, views = [], []
+    for dataset, size in product(design.datasets(), design.sizes):
+        view = ReplayStore.open(out / "data" / dataset.name).view(f"n{size}")
+        cell = (view.transitions, dataset.contexts, dataset.coverage)
+        asked.append({"cell": describe(cell), "store": dataset.name, "view": f"n{size}", "draw": dataset.draw})
+        views.append(view)
+    return cards(asked, views)
 
 
 class _Clock:

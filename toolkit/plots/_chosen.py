@@ -40,7 +40,7 @@ def contexts_of(split: str) -> str:
     return "Seen contexts" if split == "seen" else f"Unseen ({split}) contexts"
 
 
-def label(run: Run, several: bool) -> str:
+def data_label(run: Run, several: bool) -> str:
     """'2,000 / 1 / 0.05', with the suite before it if there are `several` or the run has no tags."""
     parts = [run.suite] if several or not run.cell else []
     if run.cell:

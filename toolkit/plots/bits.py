@@ -103,9 +103,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         axes[0].plot([], [], looks[name][1], color=looks[name][0], ms=6, label=name)
     axes[0].plot([], [], "_", color="#777777", ms=8, label="all there is to explain")
     if any(r["exactness"] == "bound" for r in rows):
-        axes[0].plot(
-            [], [], "o", color="#555555", mfc="white", mew=1.3, ls="", label="open, arrow: a bound, maybe more"
-        )
+        axes[0].plot([], [], "o", color="#555555", mfc="white", mew=1.3, label="open, arrow: a bound, maybe more")
     figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr, call-arg]
 
 

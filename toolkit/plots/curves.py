@@ -42,7 +42,8 @@ def rows(folders: Sequence[Path]) -> list[Row]:
     draws = {name: len({r.draw for r in runs if r.learner == name}) for name in {r.learner for r in runs}}
     return [
         {
-            "learner": learner, "metric": metric, "step": step, "split": split if metric == SCORE else "", "data": where,
+            "learner": learner, "metric": metric, "step": step, "data": where,
+            "split": split if metric == SCORE else "",
             "value": float(np.median(found)), "low": float(np.quantile(found, 0.25)),
             "high": float(np.quantile(found, 0.75)), "runs": len(found), "draws": draws[learner],
         }
@@ -93,7 +94,7 @@ FIGURE = Figure(
     name="curves",
     caption="What was logged while learners trained on the largest, most diverse data: the median over runs, and their "
     "middle half as a band. Losses of different learners are different quantities and do not compare; a curve that "
-    "still falls at its end says that this learner was stopped early.",
+    "still falls at its end says that this learner was stopped early. nll: negative log-likelihood, in nats.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.plots import Figure, Row, counts
-from toolkit.plots._chosen import contexts_of, label, paired, preferred
+from toolkit.plots._chosen import contexts_of, data_label, paired, preferred
 from toolkit.records import Record
 from toolkit.runs import estimate_runs, run_table
 
@@ -41,7 +41,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
             mean, over = estimate_runs(own, [r.scores[split] for r in own])
             found.append(
                 {
-                    "learner": name, "data": label(own[0], several), "split": split, "value": mean.value,
+                    "learner": name, "data": data_label(own[0], several), "split": split, "value": mean.value,
                     "low": mean.low, "high": mean.high, "best": name == best, "tied": not regret.low > 0,
                     "regret": regret.value, "regret_low": regret.low, "regret_high": regret.high, "runs": len(own),
                     "draws": len({r.draw for r in own}), "interval_over": over,

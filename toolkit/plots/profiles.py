@@ -47,8 +47,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         for other in lines.values():
             ax.step(x, [r["value"] for r in other], where="post", color="#999999", lw=0.7)
         if all(isfinite(r["low"]) for r in own):
-            ends = [[r[end] for r in own] for end in ("low", "high")]
-            ax.fill_between(x, *ends, step="post", color=looks[name][0], alpha=0.22, lw=0)  # type: ignore[arg-type]
+            low, high = ([r[end] for r in own] for end in ("low", "high"))
+            ax.fill_between(x, low, high, step="post", color=looks[name][0], alpha=0.22, lw=0)
         ax.step(x, [r["value"] for r in own], where="post", color=looks[name][0], lw=2.0)
         ax.set_title(name, loc="left")
         ax.set_xlabel("score")

@@ -80,8 +80,8 @@ FIGURE = Figure(
     name="proxies",
     caption="Every trained model by a number that needs no acting, and by its return, told apart by dataset. Kendall's "
     "τ compares ranks inside one dataset and learner, never across: 1 is the same order, 0 none, below zero the "
-    "wrong one. Its 95% interval leaves out one draw of the data at a time (none with fewer than three). The table adds "
-    "what is lost by letting the proxy choose a run's checkpoint.",
+    "wrong one. Its 95% interval leaves out one draw of the data at a time (none with fewer than three). The table "
+    "adds what is lost by letting the proxy choose a run's checkpoint.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toolkit.plots import Figure, Row, counts, look
-from toolkit.plots._chosen import label
+from toolkit.plots._chosen import data_label
 from toolkit.records import Record
 from toolkit.runs import UNSEEN, Run, estimate_runs, run_table
 
@@ -32,7 +32,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
                 if (r.learner, r.cell or (), r.suite) == (learner, cell, suite) and {"seen", split} <= set(r.scores)
             ]
             if group:
-                found.append({"learner": learner, "data": label(group[0], several), **_gap(group, split)})
+                found.append({"learner": learner, "data": data_label(group[0], several), **_gap(group, split)})
     if not found:
         raise ValueError("seen_unseen needs runs evaluated on seen and on interpolated or extrapolated contexts")
     return found

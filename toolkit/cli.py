@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
+from toolkit.cli_bits import Bits
 from toolkit.cli_data import Data
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_train import Train, print_scores, train_command
@@ -343,6 +344,7 @@ def parse(argv: Sequence[str]) -> Command:
         "train": train,
         "eval": Eval,
         "fqe": FQE,
+        "bits": Bits,
         "plot": Plot,
         "report": Report,
         "export": Export,

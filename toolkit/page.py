@@ -33,7 +33,7 @@ blockquote footer, .note { font-size: .9rem; opacity: .85; }
 }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 .narrow { display: none; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .8rem; margin: .6rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .8rem; padding: .6rem 1px; }
 .card { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; font-size: .85rem; }
 .card dl { margin: 0; } .card dl > div { display: flex; justify-content: space-between; gap: .8rem; }
 .card dt { font-weight: 400; margin: 0; white-space: nowrap; }
@@ -45,6 +45,7 @@ figure { margin: 1.2rem 0; } .picture { overflow-x: auto; }
 figure img { width: var(--width, 46rem); max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 @media (max-width: 40rem) {
   figure img { width: calc(.8 * var(--width, 46rem)); max-width: none; } .narrow { display: block; }
+  #design td { white-space: normal; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
 }
 figcaption { font-size: .95rem; margin-top: .3rem; }

@@ -92,7 +92,7 @@ FIGURE = Figure(
     rows=rows,
     draw=draw,
     size=lambda rows: (
-        2.2 + 0.62 * len({r["data"] for r in rows}),
-        1.7 + 0.36 * len({r["learner"] for r in rows}),
+        max(4.4, 2.2 + 0.62 * len({r["data"] for r in rows})),
+        1.9 + 0.36 * len({r["learner"] for r in rows}),
     ),
 )

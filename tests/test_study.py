@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toolkit import registry, train
 from toolkit.claim import verdict_table
-from toolkit.design import SMOKE, Design
+from toolkit.configure import learner_config
+from toolkit.design import Design, Task, Tuning
 from toolkit.engines.local import TaskFailed, map_tasks
-from toolkit.records import load, run_folders
+from toolkit.records import load, read_config, run_folders
 from toolkit.store import ReplayStore
-from toolkit.study import RunsFailed, claim
+from toolkit.study import RunsFailed, claim, conclude
+from toolkit.tiers import SMOKE, TIERS
 
 TINY = replace(
     SMOKE,
     name="tiny",
-    sizes=(2, 4),
+    sizes=(400, 800),
     contexts=(1, 2),
     coverages=(0.2,),
     draws=2,
@@ -87,12 +92,12 @@ def test_doing_it_again_repeats_nothing_and_says_the_same(done):
 
 def test_another_design_in_the_same_folder_is_refused(done):
     out, _ = done
-    with pytest.raises(ValueError, match="steps: 5 -> 6"):
+    with pytest.raises(ValueError, match=r"steps: 5 -> 6.*--amend"):
         claim(replace(TINY, steps=6), out=out)
 
 
 def test_a_failing_run_is_reported_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
-    broken = replace(TINY, contexts=(1,), sizes=(2,), draws=1, learners={"bc": {"lr": 1e30}, "iql": {"hidden": (8,)}})
+    broken = replace(TINY, contexts=(1,), sizes=(400,), draws=1, learners={"bc": {"lr": 1e30}, "iql": {"hidden": (8,)}})
     with pytest.raises(RunsFailed, match="1 of 2 failed"):
         claim(broken, out=tmp_path / "c", slots=1)
     assert "not finite" in capsys.readouterr().err
@@ -171,6 +176,150 @@ def test_workers_stop_when_the_driver_is_killed(tmp_path):
         time.sleep(0.05)
     process.kill()
     assert process.communicate(timeout=20)[1] == "", "the worker holds standard error until it ends"
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    """The finished study, to be spoiled."""
+    return Path(shutil.copytree(done[0], tmp_path / "claim"))
+
+
+def run_of(study: Path, learner: str) -> Path:
+    return sorted((study / "runs").glob(f"{learner}-*"))[0]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_missing_run_is_named_and_partial_reports_say_so(copy):
+    gone = run_of(copy, "iql")
+    draw = json.loads((gone / "config.json").read_text())["tags"]["draw"]
+    shutil.rmtree(gone)
+    named = rf"1 of 16 runs are missing .*iql on .*, pendulum, draw {draw}, seed {1000 * draw}"
+    with pytest.raises(ValueError, match=named):
+        conclude(copy)
+    found = conclude(copy, partial=True)
+    assert "PARTIAL: 8 of the 16 runs of the design" in found.report.read_text()
+    assert found.analysis.draws == 1
+
+
+def test_an_edited_configuration_is_named(copy):
+    edit(run_of(copy, "bc") / "config.json", '"steps": 5', '"steps": 6')
+    with pytest.raises(ValueError, match=r"changed after they ended: .*bc-.*config.json and DONE name different runs"):
+        conclude(copy)
+    with pytest.raises(ValueError, match="DONE name different runs"):
+        claim(TINY, out=copy)
+    with pytest.raises(ValueError, match="DONE name different runs"):  # nor does --partial let it pass
+        conclude(copy, partial=True)
+
+
+def test_edited_evaluations_are_named(copy):
+    edit(run_of(copy, "bc") / "episodes.jsonl", '"length": 200', '"length": 100')
+    with pytest.raises(ValueError, match=r"bc-.*episodes\.jsonl is not what DONE says it was"):
+        conclude(copy)
+
+
+def test_a_run_with_another_budget_is_named(copy):
+    config = replace(read_config(run_of(copy, "bc")), steps=3)
+    train.run(config, copy / "runs")
+    with pytest.raises(ValueError, match=r"not of this design: bc-seed\d+-\w+ \(steps: 5 -> 3\)"):
+        conclude(copy)
+
+
+def test_an_edited_plan_is_named(copy):
+    edit(copy / "design.json", '"steps": 5', '"steps": 3')
+    with pytest.raises(ValueError, match=r"design\.json: the plan's hash is \w+, but it says \w+: it was edited"):
+        conclude(copy)
+
+
+def test_a_missing_dataset_is_named(copy):
+    name = next(TINY.datasets()).name
+    shutil.rmtree(copy / "data" / name)
+    with pytest.raises(ValueError, match=rf"datasets are missing .*{name}"):
+        conclude(copy)
+
+
+def test_a_plan_changed_with_a_reason_is_told(copy):
+    shorter = replace(TINY, sizes=(800,))
+    found = claim(shorter, out=copy, amend="small data taught nothing")
+    assert "small data taught nothing (sizes: [400, 800] -&gt; [800])" in found.report.read_text()
+    assert found.analysis.runs == 8
+    assert conclude(copy).analysis.to_json() == found.analysis.to_json()
+
+
+def test_same_seed_same_report_apart_from_times(done, tmp_path):
+    again = claim(TINY, out=tmp_path / "elsewhere", slots=1, command="packmule claim")
+    assert untimed(again.report) == untimed(done[1].report)
+    for path in sorted((done[0] / "report" / "figures").glob("*.csv")):
+        assert (tmp_path / "elsewhere" / "report" / "figures" / path.name).read_bytes() == path.read_bytes()
+
+
+def untimed(page: Path) -> str:
+    found, count = re.subn(r"<section><h2>Time</h2>.*?</section>", "", page.read_text(), flags=re.DOTALL)
+    assert count == 1
+    return found
+
+
+MANY = replace(
+    TINY,
+    name="many",
+    tasks=(Task("pendulum"), Task("reacher", reward_scale=2.0)),
+    contexts=(2,),
+    grid="star",
+    qualities=(1.0, 0.5),
+    arms=("updates", "compute"),
+    costs={"iql": 3.0, "bc": 1.0},
+    tuning=Tuning("pointmaze", {"iql": [{"lr": 1e-3}, {"lr": 1e-9}], "bc": [{"lr": 1e-9}, {"lr": 1e-3}]}, seeds=1),
+)
+
+
+def test_tasks_qualities_budgets_and_tuning_in_pieces(tmp_path):
+    out = tmp_path / "many"
+    assert claim(MANY, out=out, only=["reacher"]) is None
+    assert {config.suite for config in map(read_config, run_folders(out / "runs"))} == {"reacher"}
+    with pytest.raises(ValueError, match=r"datasets are missing .*pendulum/draw0"):
+        conclude(out)
+    assert conclude(out, partial=True).analysis.suites == ["reacher"]
+    found = claim(MANY, out=out)
+    assert found.analysis.suites == ["pendulum", "reacher"]
+    others = {"quality 0.5, equal updates", "quality 1, equal compute", "pendulum alone", "reacher alone"}
+    assert set(found.elsewhere) == others
+    configs = [read_config(folder) for folder in run_folders(out / "runs")]
+    assert len(configs) == MANY.runs == 2 * 2 * 2 * (2 + 2 + 2)
+    compute = {config.learner: config.steps for config in configs if config.tags.get("arm") == "compute"}
+    assert compute == {"iql": 3, "bc": 10}  # five steps of 2 ms on average
+    chosen = {name: one["chosen"] for name, one in json.loads((out / "tuning" / "choice.json").read_text()).items()}
+    assert {config.options["lr"] for config in configs if config.learner == "iql"} == {chosen["iql"]["lr"]}
+    assert {c.options["reward_scale"] for c in configs if c.learner == "iql" and c.suite == "reacher"} == {2.0}
+    page = found.report.read_text()
+    assert "The same question under other conditions" in page
+    assert all(name in page for name in others)
+
+
+def test_equal_compute_costs_as_much_as_equal_updates():
+    steps = {name: MANY.steps_of(name, "compute") for name in MANY.learners}
+    assert sum(steps[name] * MANY.costs[name] for name in steps) == pytest.approx(5 * 4.0, rel=0.1)
+
+
+def test_unequal_tuning_or_on_a_task_that_is_tested_is_refused():
+    with pytest.raises(ValueError, match="as many configurations"):
+        replace(MANY, tuning=Tuning("pointmaze", {"iql": [{}, {}], "bc": [{}]}, seeds=1))
+    with pytest.raises(ValueError, match="tuning is on reacher, which is also tested on"):
+        replace(MANY, tuning=Tuning("reacher", {"iql": [{}], "bc": [{}]}, seeds=1))
+
+
+@pytest.mark.parametrize("tier", list(TIERS))
+def test_every_tier_makes_sense_and_survives_its_file(tier):
+    design = TIERS[tier]
+    assert Design.from_json(json.loads(json.dumps(design.to_json()))).hash == design.hash
+    for learner, given in design.learners.items():
+        for tried in design.tuning.grid[learner] if design.tuning else [{}]:
+            learner_config(learner, {**given, **tried})
+    for task in design.tasks:
+        assert task.weaker in registry.suite(task.suite).behaviours
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000])

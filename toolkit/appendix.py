@@ -11,7 +11,8 @@ from toolkit.page import card, details, flat, note, section, table, text, wide
 from toolkit.records import Record
 
 LEVELS = {
-    "sizes": "sizes, in episodes",
+    "tasks": "tasks",
+    "sizes": "sizes, in transitions",
     "contexts": "contexts",
     "coverages": "coverages, share of random steps",
     "noise": "action noise, share of half the action range",
@@ -21,6 +22,10 @@ LEVELS = {
     "batch_size": "batch size",
     "episodes": "evaluation episodes a run and split",
     "splits": "contexts evaluated on",
+    "grid": "cells of the grid",
+    "qualities": "share of episodes played by the expert; the first is the usual one",
+    "arms": "what budgets are equal in; the first is the usual one",
+    "costs": "measured milliseconds of an update",
     "hash": "hash of the design",
 }
 
@@ -44,8 +49,11 @@ def evaluated(records: Sequence[Record]) -> str:
 def plan(design: Mapping[str, Any]) -> str:
     """The plan's levels as a table, then what each learner was given over its defaults."""
     learners = design.get("learners")
-    rest = {LEVELS.get(k, k): v for k, v in design.items() if k != "learners" or not isinstance(learners, Mapping)}
-    found = wide([{"setting": k, "value": v} for k, v in rest.items()])
+    levels = {k: v for k, v in design.items() if v and (k != "learners" or not isinstance(learners, Mapping))}
+    if "tasks" in levels:
+        levels["tasks"] = [task["suite"] for task in levels["tasks"]]
+    tuning = levels.pop("tuning", {})
+    found = wide([{"setting": LEVELS.get(k, k), "value": v} for k, v in levels.items()])
     if isinstance(learners, Mapping):
         given = [
             {
@@ -55,6 +63,9 @@ def plan(design: Mapping[str, Any]) -> str:
             for name, options in learners.items()
         ]
         found += wide(given)
+    if tuning:
+        tried = [{"learner": name, **{k: json.dumps(v) for k, v in one.items()}} for name, one in tuning.items()]
+        found += details("Tuning: what was tried, and its scores", wide(tried))
     return section("Design", found)
 
 

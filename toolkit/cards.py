@@ -23,13 +23,18 @@ MEASURED = {  # what a card calls a descriptor of `toolkit.coverage`
 
 
 def cards(asked: Sequence[Mapping[str, Any]], views: Sequence[ReplayStore]) -> list[dict[str, Any]]:
-    """One card for each view, in order: the items of `asked`, counts, and descriptors on equally many transitions.
+    """One card for each view, in order: the items of `asked`, counts, and descriptors.
 
-    The descriptors carry 95% intervals over episodes; they are absent if a view has fewer than two episodes.
+    These are measured on equally many transitions of every view of a suite and carry 95% intervals over episodes; they
+    are absent if one of its views has fewer than two episodes.
     """
-    measurable = min(len(view) for view in views) > 1
-    measured = coverage(views, seed=0) if measurable else [None] * len(views)
-    return [_card(given, view, found) for given, view, found in zip(asked, views, measured, strict=True)]
+    found: dict[int, Coverage] = {}
+    suites = [view.schema.environment.get("suite", "") for view in views]
+    for suite in dict.fromkeys(suites):
+        own = [i for i, name in enumerate(suites) if name == suite]
+        if min(len(views[i]) for i in own) > 1:
+            found |= zip(own, coverage([views[i] for i in own], seed=0), strict=True)
+    return [_card(given, view, found.get(i)) for i, (given, view) in enumerate(zip(asked, views, strict=True))]
 
 
 def _card(asked: Mapping[str, Any], view: ReplayStore, found: Coverage | None) -> dict[str, Any]:

@@ -40,23 +40,54 @@ class Claim:
     Ctrl-C stops it safely; the same command then continues where it stopped.
     """
 
-    suite: Literal["smoke"] = "smoke"
-    """The tier of the study: smoke takes minutes, proves the plumbing, and cannot decide the claim."""
+    suite: Literal["smoke", "standard", "full"] = "smoke"
+    """The tier of the study: smoke takes minutes, proves the plumbing, and cannot decide the claim; standard takes many
+    hours on two cores; full is for a cluster."""
     out: Path = Path("claim")
     """Folder for stores, runs, figures and the report."""
     slots: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Runs at a time, one process of one thread each."""
+    only: list[str] = field(default_factory=list)
+    """Tasks of the tier to work on now; the report waits until the others are done too, or is --partial."""
+    partial: bool = False
+    """Report on the draws and tasks that are whole, and say so, though others are missing."""
+    amend: str | None = None
+    """Why the plan differs from the one the folder was begun with; without a reason another plan is refused."""
+    dry_run: bool = False
+    """Print the plan and what it will cost here, from a few updates of every learner, and write nothing."""
 
     def run(self) -> int:
-        from toolkit.claim import verdict_table
         from toolkit.study import TIERS, claim
 
+        design = TIERS[self.suite]
+        if self.dry_run:
+            from toolkit.hours import estimate
+
+            print(estimate(design, only=self.only, slots=self.slots))
+            return 0
         result = claim(
-            TIERS[self.suite], out=self.out, slots=self.slots, command=f"packmule claim --suite {self.suite}"
+            design,
+            out=self.out,
+            slots=self.slots,
+            only=self.only,
+            amend=self.amend,
+            partial=self.partial,
+            command=f"packmule claim --suite {self.suite}",
         )
-        print("\n" + verdict_table(result.analysis))
-        print(f"\nReport: {result.report}")
+        if result is not None:
+            _tell(result)
         return 0
+
+
+def _tell(result: Any) -> None:
+    """A study's verdict and where its report is."""
+    from toolkit.claim import verdict_table, words
+    from toolkit.text import aligned
+
+    print("\n" + verdict_table(result.analysis))
+    if result.elsewhere:
+        print("\nThe same question under other conditions:\n\n" + aligned(words.elsewhere(result.elsewhere)))
+    print(f"\nReport: {result.report}")
 
 
 @dataclass
@@ -222,17 +253,33 @@ class Plot:
 
 @dataclass
 class Report:
-    """Write one self-contained HTML page about finished runs."""
+    """Write one self-contained HTML page about finished runs, or a study's report again.
+
+    The folder of a study (`claim --out`) holds its plan: its runs must be those of the plan, none missing or changed.
+    """
 
     runs: Positional[list[Path]]
+    """Runs, folders that hold them, or the folder of one study, whose report is written inside it."""
     out: Path = Path("report")
+    """For runs that are no study."""
+    partial: bool = False
+    """Of a study: report on the draws and tasks that are whole, and say so, though others are missing."""
 
     def run(self) -> int:
+        if len(self.runs) == 1 and (self.runs[0] / "design.json").exists():
+            from toolkit.study import conclude
+
+            _tell(conclude(self.runs[0], partial=self.partial))
+            return 0
+        if self.partial:
+            raise ValueError("--partial is for the folder of a study, which holds design.json; leave it out for runs")
         from toolkit.plots import plot
-        from toolkit.records import load, naming, read_config, run_folders
+        from toolkit.records import load, naming, read_config, run_folders, verify_done
         from toolkit.report import write
 
         records = load(*self.runs)
+        for folder in run_folders(*self.runs):
+            verify_done(folder, read_config(folder))
         with naming(self.out):
             page = write(
                 self.out,

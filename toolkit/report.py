@@ -58,6 +58,7 @@ def write(
     title: str,
     records: Sequence[Record],
     analysis: Analysis | None = None,
+    elsewhere: Mapping[str, Analysis] | None = None,
     figures: Sequence[str | Path] = (),
     design: Mapping[str, Any] | None = None,
     datasets: Sequence[Mapping[str, Any]] = (),
@@ -70,9 +71,10 @@ def write(
 
     `figures` are names (NAME.svg or NAME.png in `folder` or `folder`/figures, NAME.csv beside it) or paths of
     pictures; `design["notes"]` (what the study can and cannot show) stand at the top and `design["threats"]` may
-    replace any text of THREATS or add to them; `datasets` are dataset cards, `runs` the runs' configurations, `asks`
-    what each learner takes from the data besides observations and actions, `timings` seconds a phase. Without an
-    analysis the page is figures and tables. Raises FileNotFoundError naming a figure that was not saved.
+    replace any text of THREATS or add to them; `elsewhere` are analyses under other conditions by their names;
+    `datasets` are dataset cards, `runs` the runs' configurations, `asks` what each learner takes from the data besides
+    observations and actions, `timings` seconds a phase. Without an analysis the page is figures and tables. Raises
+    FileNotFoundError naming a figure that was not saved.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def write(
         costs = next((numbers(path) for path in paths if path.stem == "pareto"), [])
         doubts = answers(analysis, records, design=design or {}, asks=asks or {}, costs=costs)
         head = [_verdict(analysis), caution, _reading(analysis)]
-        parts += [_evidence(analysis, pictures), appendix.evaluated(records)]
+        parts += [_evidence(analysis, pictures, elsewhere or {}), appendix.evaluated(records)]
         parts += [section("What to doubt", definitions(doubts))]
     else:
         parts += [caution, appendix.evaluated(records)]
@@ -151,13 +153,14 @@ def _reading(a: Analysis) -> str:
     return told + details("Words used here", glossary)
 
 
-def _evidence(a: Analysis, pictures: Mapping[str, str]) -> str:
+def _evidence(a: Analysis, pictures: Mapping[str, str], elsewhere: Mapping[str, Analysis]) -> str:
     """Every table with the figures that show the same; figures without a table stand at the end."""
     tables = {
         "From small and narrow to large and diverse": (_moves(a) if a.direction else "", ("scaling",)),
         "Families on the largest, most diverse data": (_families(a), ("comparison", "improvement", "profiles")),
         "Verdict along each axis": (_axes(a), ("convergence",)),
         "Cells: does the level count, and how far apart are the families": (_cells(a), ("heatmap",)),
+        "The same question under other conditions": (_elsewhere(elsewhere) if elsewhere else "", ()),
     }
     placed = {name for _, names in tables.values() for name in names}
     parts = [
@@ -236,6 +239,13 @@ def _axes(a: Analysis) -> str:
         f"its lower end above {MARGIN}."
     )
     return table(rows, tags=(1, 2)) + legend + details("Reasons", definitions(named))
+
+
+def _elsewhere(found: Mapping[str, Analysis]) -> str:
+    legend = note(
+        "Each line is an analysis of its own runs, read as the verdicts above; what varied less there can decide less."
+    )
+    return table(words.elsewhere(found), tags=(4, 5)) + legend
 
 
 def _cells(a: Analysis) -> str:

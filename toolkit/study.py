@@ -1,41 +1,28 @@
-"""Carrying out a design: collect, train and evaluate, analyse, report. Stopped anywhere, it continues."""
+"""From a study's folder to its verdict and report, if its runs are those of its design."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from toolkit import report
+from toolkit import plan, registry, report, whole
 from toolkit.cards import cards
 from toolkit.claim import analyse
 from toolkit.claim.findings import Analysis
-from toolkit.collect import collect
-from toolkit.configure import configure
-from toolkit.core import child_seed
-from toolkit.design import TIERS, Dataset, Design, difference
-from toolkit.engines.local import TaskFailed, map_tasks
+from toolkit.conduct import Clock, RunsFailed, carry_out, chosen_options, saved, tuned
+from toolkit.design import Condition, Design
 from toolkit.plots import plot
-from toolkit.progress import ProgressLine, duration
-from toolkit.records import RunConfig, load, read_object, replace_json
-from toolkit.registry import learner as find_learner
-from toolkit.registry import suite as find_suite
+from toolkit.progress import duration
+from toolkit.records import Record, RunConfig, load, replace_json
 from toolkit.runs import describe
 from toolkit.store import ReplayStore
 from toolkit.text import asks
-from toolkit.train import run
+from toolkit.tiers import TIERS
 
-__all__ = ["TIERS", "Result", "RunsFailed", "claim"]
-
-
-class RunsFailed(RuntimeError):
-    """Some runs failed; the others are finished and kept. The message holds each failure's last lines."""
+__all__ = ["TIERS", "Result", "RunsFailed", "claim", "conclude"]
 
 
 @dataclass(frozen=True)
@@ -43,168 +30,149 @@ class Result:
     """What a study leaves behind."""
 
     analysis: Analysis
+    elsewhere: dict[str, Analysis]  # the same question under another condition, or on one task
     report: Path  # the HTML page
     timings: dict[str, float]  # phase -> seconds, over all sittings
 
 
-def claim(design: Design, *, out: str | Path, slots: int = 2, command: str = "packmule claim") -> Result:
-    """Carry out `design` in folder `out` with `slots` processes, to a verdict and a report.
+def claim(
+    design: Design,
+    *,
+    out: str | Path,
+    slots: int = 2,
+    only: Sequence[str] = (),
+    amend: str | None = None,
+    partial: bool = False,
+    command: str = "packmule claim",
+) -> Result | None:
+    """Carry out `design` in folder `out` to a verdict and a report; see `carry_out`.
 
-    The design is saved first. Calling again continues: finished datasets and runs are kept, unfinished ones
-    resume. Raises ValueError if `out` holds another design, RunsFailed if runs failed (after all were tried).
-    Scripts that call this need the usual `if __name__ == "__main__":` guard, since it starts processes.
+    None if `only` some tasks were asked for, others are not done, and no `partial` report is wanted.
+    Raises as `carry_out` and `conclude` do.
     """
     out = Path(out)
-    if slots < 1:
-        raise ValueError(f"slots must be at least 1, got {slots}")
-    find_suite(design.suite)
-    _pin(out, design)
-    print(design.describe(), file=sys.stderr)
-    clock = _Clock(out / "timings.json")
-    with clock.phase("collect"):
-        _collect(design, out, slots)
-    with clock.phase("train and evaluate"):
-        configs = list(_runs(design, out))
-        _train(configs, out, slots)
+    design = carry_out(design, out, slots=slots, only=only, amend=amend)
+    if only and not partial:
+        data = list(design.datasets())
+        ready = [dataset for dataset in data if plan.whole(dataset, out / "data")]
+        configs = list(plan.runs(design, ready, out / "data", chosen_options(design, out)))
+        done = len(whole.finished(configs, out / "runs"))
+        if done < design.runs:
+            print(f"{done:,} of {design.runs:,} runs are done; the report waits for the rest", file=sys.stderr)
+            return None
+    return conclude(out, partial=partial, command=command)
+
+
+def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule report") -> Result:
+    """Test the claim on a study's runs and write its report.
+
+    Raises ValueError naming what is missing, foreign or changed: datasets, runs, configurations, evaluations, the plan.
+    With `partial`, missing ones are no error: the largest balanced set of whole draws and tasks is reported, and told.
+    """
+    out = Path(out)
+    design, amendments = saved(out)
+    clock = Clock(out / "timings.json")
     with clock.phase("analyse and report"):
+        configs, notes = _verified(design, out, partial=partial, amended=bool(amendments))
         records = load(*(out / "runs" / config.folder_name for config in configs))
-        analysis = analyse(records, seed=0)
-        replace_json(out / "analysis.json", analysis.to_json())
-        figures = plot([out / "runs", *out.glob("*.csv")], [], out / "report" / "figures", records=records)
+        usual, elsewhere = _analyses(design, records)
+        replace_json(out / "analysis.json", usual.to_json())
+        replace_json(out / "elsewhere.json", {name: analysis.to_json() for name, analysis in elsewhere.items()})
+        main = [record for record in records if _condition(record) == design.conditions[0]]
+        folders = [
+            out / "runs" / config.folder_name for config in configs if _condition(config) == design.conditions[0]
+        ]
+        figures = plot([*folders, *out.glob("*.csv")], [], out / "report" / "figures", records=main)
+        notes += [
+            f"The plan was changed after it was saved: {a['why']} ({'; '.join(a['changes'])})." for a in amendments
+        ]
+        body = design.to_json() | {"notes": [*notes, *design.notes]}
         page = report.write(
             out / "report",
             title=f"Does the choice of learner matter? The {design.name} study",
-            records=records,
-            analysis=analysis,
+            records=main,
+            analysis=usual,
+            elsewhere=elsewhere,
             figures=[path for path in figures if path.suffix == ".svg"],
-            design=design.to_json(),
-            datasets=_cards(design, out),
-            runs=[config.to_json() for config in configs],
-            asks={name: asks(find_learner(name).needs) for name in design.learners},
+            design=body | ({"tuning": tuned(design, out)} if design.tuning else {}),
+            datasets=_cards(design, configs, out / "data"),
+            runs=[_told(config, out) for config in configs],
+            asks={name: asks(registry.learner(name).needs) for name in design.learners},
             timings=clock.seconds,
             command=command,
         )
     spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in clock.seconds.items())
     print(f"time: {spent}", file=sys.stderr)
-    return Result(analysis, page, clock.seconds)
+    return Result(usual, elsewhere, page, clock.seconds)
 
 
-def _pin(out: Path, design: Design) -> None:
-    path = out / "design.json"
-    if path.exists():
-        saved = read_object(path)
-        if saved != design.to_json():
-            changes = "; ".join(difference(saved, design.to_json())) or "its hash"
-            raise ValueError(f"{out} holds another design ({changes}); choose another folder with --out, or delete it")
-    elif out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):  # a kill leaves those
-        raise ValueError(f"{out} is not empty and holds no study; choose another folder with --out")
-    else:
-        replace_json(path, design.to_json())
+def _verified(design: Design, out: Path, *, partial: bool, amended: bool) -> tuple[list[RunConfig], list[str]]:
+    """The runs to analyse, and what the report must say of those that are not there."""
+    present = [dataset for dataset in design.datasets() if plan.whole(dataset, out / "data")]
+    if not partial:
+        absent = [dataset.name for dataset in design.datasets() if dataset not in present]
+        whole.complain("datasets are missing (--partial reports on the rest)", absent)
+    configs = list(plan.runs(design, present, out / "data", chosen_options(design, out)))
+    done = whole.finished(configs, out / "runs")
+    if not amended:  # else runs of the former plan may be there
+        whole.complain("runs are not of this design", whole.foreign(configs, out / "runs"))
+    if len(done) == design.runs:
+        return configs, []
+    if not partial:
+        missing = [place(config) for config in configs if config not in done]
+        whole.complain(f"{len(missing)} of {design.runs} runs are missing (--partial reports on the rest)", missing)
+    kept = whole.balanced_part(design, configs, done)
+    if not kept:
+        raise ValueError(f"{out}: no task has a whole draw yet; the same command continues")
+    tasks = sorted({config.suite for config in kept})
+    draws = sorted({config.tags["draw"] for config in kept})
+    return kept, [
+        f"PARTIAL: {len(kept):,} of the {design.runs:,} runs of the design: draws {', '.join(map(str, draws))} on "
+        f"{', '.join(tasks)}. {len(design.tasks) - len(tasks)} of {len(design.tasks)} tasks and "
+        f"{design.draws - len(draws)} of {design.draws} draws are left out because runs of theirs are missing."
+    ]
 
 
-def _collect(design: Design, out: Path, slots: int) -> None:
-    everything = list(design.datasets())
-    line = ProgressLine("collect", len(everything))
-    datasets = [dataset for dataset in everything if not _collected(design, dataset, out)]
-    line.update(len(everything) - len(datasets))
-    tasks = [(_collect_one, (design, dataset, str(out))) for dataset in datasets]
-    _drain(tasks, [dataset.name for dataset in datasets], slots, line)
+def place(config: RunConfig) -> str:
+    """'iql on 2,000 transitions, 2 contexts, coverage 0.1, pendulum, draw 1, seed 1000 (folder)'."""
+    tags = config.tags
+    more = "".join(f", {name} {tags[name]}" for name in ("quality", "arm") if name in tags)
+    cell = describe((tags["size"], tags["contexts"], tags["coverage"]))
+    return f"{config.learner} on {cell}{more}, {config.suite}, draw {tags['draw']}, seed {config.seed}"
 
 
-def _collected(design: Design, dataset: Dataset, out: Path) -> bool:
-    """Whether the store is whole: its views are saved last."""
-    views = out / "data" / dataset.name / "views"
-    return all((views / f"n{size}.json").exists() for size in design.sizes)
+def _condition(record: Record | RunConfig) -> Condition:
+    return Condition(record.tags.get("quality", 1.0), record.tags.get("arm", "updates"))
 
 
-def _collect_one(design: Design, dataset: Dataset, out: str) -> None:
-    """One store with its nested views, in a worker process."""
-    store = collect(
-        design.suite,
-        out=Path(out) / "data" / dataset.name,
-        episodes=max(design.sizes),
-        contexts=dataset.contexts,
-        coverage=dataset.coverage,
-        noise=design.noise,
-        seed=child_seed(dataset.draw, "draw") % 2**31,
-    )
-    for size in design.sizes:
-        # Episodes are independent draws, so a prefix is a random subset and all sizes nest. Contexts take turns,
-        # so a prefix of at least as many episodes as contexts shows every one of them.
-        store.save_view(f"n{size}", store.view(np.arange(size)))
+def _analyses(design: Design, records: Sequence[Record]) -> tuple[Analysis, dict[str, Analysis]]:
+    """The usual condition on all tasks; then each other condition, and each task alone."""
+    usual, *others = design.conditions
+    main = [record for record in records if _condition(record) == usual]
+    found = {str(one): [record for record in records if _condition(record) == one] for one in others}
+    suites = sorted({record.suite for record in main})
+    if len(suites) > 1:
+        found |= {f"{suite} alone": [record for record in main if record.suite == suite] for suite in suites}
+    return analyse(main, seed=0), {name: analyse(chosen, seed=0) for name, chosen in found.items()}
 
 
-def _runs(design: Design, out: Path) -> Iterator[RunConfig]:
-    """Every run's configuration; learners take turns, so that the time left is told fairly throughout."""
-    horizon = find_suite(design.suite).max_steps
-    for dataset, size, seed in product(design.datasets(), design.sizes, range(design.seeds)):
-        tags = {
-            "draw": dataset.draw,
-            "size": size * horizon,
-            "contexts": dataset.contexts,
-            "coverage": dataset.coverage,
-        }
-        for learner, options in design.learners.items():
-            yield configure(
-                learner,
-                options=options,
-                store=out / "data" / dataset.name,
-                view=f"n{size}",
-                steps=design.steps,
-                batch_size=design.batch_size,
-                seed=dataset.draw * 1000 + seed,
-                episodes=design.episodes,
-                splits=design.splits,
-                device="cpu",
-                tags=tags,
-            )
+def _told(config: RunConfig, out: Path) -> dict[str, Any]:
+    """A run's configuration as the report shows it: where the study lies does not matter."""
+    return replace(config, store=str(Path(config.store).relative_to(out))).to_json()
 
 
-def _train(configs: list[RunConfig], out: Path, slots: int) -> None:
-    line = ProgressLine("train and evaluate", len(configs))
-    todo = [config for config in configs if not (out / "runs" / config.folder_name / "DONE").exists()]
-    line.update(len(configs) - len(todo))
-    tasks = [(run, (config, str(out / "runs"))) for config in todo]
-    _drain(tasks, [config.folder_name for config in todo], slots, line)
-
-
-def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> None:
-    """Carry out tasks, show progress, and raise RunsFailed at the end if any failed."""
-    done, failed = line.total - len(tasks), []
-    for index, result in map_tasks(tasks, slots=slots):
-        done += 1
-        if isinstance(result, TaskFailed):
-            failed.append(f"{names[index]}: {str(result).strip()[-1500:]}")
-            print(f"\nfailed: {failed[-1]}", file=sys.stderr)
-        line.update(done, names[index])
-    line.close()
-    if failed:
-        raise RunsFailed(f"{len(failed)} of {len(tasks)} failed; the rest is kept, the same command tries again")
-
-
-def _cards(design: Design, out: Path) -> list[dict]:
-    """A card for each cell and draw: what it holds, as measured."""
-    asked, views = [], []
-    for dataset, size in product(design.datasets(), design.sizes):
-        view = ReplayStore.open(out / "data" / dataset.name).view(f"n{size}")
-        cell = (view.transitions, dataset.contexts, dataset.coverage)
-        asked.append({"cell": describe(cell), "store": dataset.name, "view": f"n{size}", "draw": dataset.draw})
-        views.append(view)
+def _cards(design: Design, configs: Sequence[RunConfig], data: Path) -> list[dict]:
+    """A card for each dataset that was trained on: what it holds, as measured."""
+    used = {(config.suite, config.tags["draw"]) for config in configs}
+    chosen = [dataset for dataset in design.datasets() if (dataset.task.suite, dataset.draw) in used]
+    asked: list[dict[str, Any]] = []
+    views = []
+    for dataset in chosen:
+        store = ReplayStore.open(data / dataset.name)
+        for size in dataset.sizes:
+            name = plan.view(dataset.task, size)
+            cell = describe((size, dataset.contexts, dataset.coverage))
+            quality = {} if dataset.quality == 1 else {"quality": dataset.quality}
+            asked.append({"cell": cell, **quality, "store": dataset.name, "view": name, "draw": dataset.draw})
+            views.append(store.view(name))
     return cards(asked, views)
-
-
-class _Clock:
-    """Seconds spent in each phase, over all sittings, kept in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = read_object(path) if path.exists() else {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 1)
-            replace_json(self.path, self.seconds)

@@ -36,6 +36,12 @@ THREATS = {
     "draws they are wide; that is the evidence there is, not a fault of the method.",
 }
 
+TUNED = (
+    "Every learner was tuned with as many configurations, on one task that is not tested on, and ran with the best of "
+    "them on every other task and dataset. A learner whose best configuration changes from task to task may do better "
+    "than it does here."
+)
+
 
 def answers(
     a: Analysis,
@@ -52,18 +58,25 @@ def answers(
     shown = {
         "Equal tuning budgets": _options(design),
         "What each learner sees": _seen(asks),
-        "Inference compute": _acting(costs),
+        "Inference compute": _acting(costs, design),
         "Ceiling and floor": _level(a),
         "Reference returns": _references(records),
         "Plain BC against coverage": _stand_ins(a),
         "Independent units": f"Here: {a.draws} draw{'s' * (a.draws != 1)}, {a.seeds} seed{'s' * (a.seeds != 1)} each.",
     }
-    told = {**THREATS, **design.get("threats", {})}
+    tuned = {"Equal tuning budgets": TUNED} if design.get("tuning") else {}
+    told = {**THREATS, **tuned, **design.get("threats", {})}
     return {name: f"{words} {shown.get(name, '')}".strip() for name, words in told.items()}
 
 
 def _options(design: Mapping[str, Any]) -> str:
-    learners = design.get("learners")
+    learners, tuned = design.get("learners"), design.get("tuning")
+    if tuned:
+        each = "; ".join(
+            f"{name} {', '.join(f'{k} = {text(v)}' for k, v in found['chosen'].items())} of {len(found['tried'])}"
+            for name, found in tuned.items()
+        )
+        return f"Chosen here: {each}."
     if not isinstance(learners, Mapping):
         return ""
     counted = ", ".join(f"{name} {len(options)}" for name, options in learners.items())
@@ -77,12 +90,17 @@ def _seen(asks: Mapping[str, Sequence[str]]) -> str:
     return f"Besides observations, actions and ends, here: {each}."
 
 
-def _acting(costs: Sequence[Mapping[str, str]]) -> str:
+def _acting(costs: Sequence[Mapping[str, str]], design: Mapping[str, Any]) -> str:
+    arm = "The table of other conditions has the same at equal time of training." if "compute" in _arms(design) else ""
     times = {row["learner"]: float(row["cost"]) for row in costs if row["panel"] == "acting"}
     if not times:
-        return ""
+        return arm
     each = ", ".join(f"{name} {text(time)} ms" for name, time in sorted(times.items(), key=lambda item: item[1]))
-    return f"Here an action took: {each} (the figure of costs shows scores against them)."
+    return f"{arm} Here an action took: {each} (the figure of costs shows scores against them).".strip()
+
+
+def _arms(design: Mapping[str, Any]) -> Sequence[str]:
+    return design.get("arms") or ()
 
 
 def _level(a: Analysis) -> str:

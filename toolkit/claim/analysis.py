@@ -53,6 +53,11 @@ def analyse(records: Iterable[Record], *, seed: int) -> Analysis:
     over = {name: stats.paired_difference(x, behaviour) for name, x in zip(names, scores, strict=True)}
     best = max(e.value for e in own.values())
     by_learner = {name: study.array(name, top, UNSEEN) for name in study.learners}
+    learner_iqm = {name: stats.hierarchical_iqm(x, rng=rng) for name, x in by_learner.items()}
+    improvement = {
+        f"{a} > {b}": stats.improvement(by_learner[a], by_learner[b], rng=rng)
+        for a, b in combinations(study.learners, 2)
+    }
     splits = study.runs[0].scores
     partial: dict[str, Any] = dict(
         seed=seed,
@@ -68,19 +73,17 @@ def analyse(records: Iterable[Record], *, seed: int) -> Analysis:
         apart=[n for n in study.learners if not any(n in members for members in study.families.values())],
         family_scores=own,
         learner_scores={name: stats.nested_interval(x) for name, x in by_learner.items()},
-        learner_iqm={name: stats.hierarchical_iqm(x, rng=rng) for name, x in by_learner.items()},
+        learner_iqm=learner_iqm,
         behaviour=stats.nested_interval(behaviour),
         over_behaviour=over,
         works_weak={n: own[n].low >= MARGIN and over[n].low >= MARGIN for n in names},
         works_strong={n: own[n].low >= SHARE * best for n in names},
         pairs=_pairs(names, scores),
         regret=dict(zip(names, stats.regret(scores), strict=True)),
-        improvement={
-            f"{a} > {b}": stats.probability_of_improvement(by_learner[a], by_learner[b], rng=rng)
-            for a, b in combinations(study.learners, 2)
-        },
+        improvement={pair: estimate for pair, (estimate, _) in improvement.items()},
+        improvement_p=stats.holm({pair: p for pair, (_, p) in improvement.items()}),
         spreads=[_spread(study, cell) for cell in study.cells],
-        slopes=[_slope(study, axis, top) for axis in AXES],
+        slopes=[slope_along(study, axis, top) for axis in AXES],
         extrapolated={
             name: stats.nested_interval(study.array(name, top, "extrapolated"))
             for name in study.learners
@@ -132,7 +135,8 @@ def _spread(study: Balanced, cell: Cell) -> Spread:
     return Spread(cell, stats.signed_root(stats.paired_spread(means)), best, FLOOR <= best < CEILING)
 
 
-def _slope(study: Balanced, axis: str, top: Cell) -> Slope:
+def slope_along(study: Balanced, axis: str, top: Cell) -> Slope:
+    """The spread between families along one axis, the other factors at their top."""
     i = AXES.index(axis)
     walk = [c for c in study.cells if all(c[j] == top[j] for j in range(3) if j != i)]
     counting = [c for c in walk if _spread(study, c).counts]

@@ -110,6 +110,7 @@ class Analysis:
     pairs: list[Pair]
     regret: dict[str, Estimate]
     improvement: dict[str, Estimate]  # "a > b" -> probability of improvement
+    improvement_p: dict[str, float]  # that it is a half, two-sided, corrected together (Holm)
     spreads: list[Spread]
     slopes: list[Slope]
     extrapolated: dict[str, Estimate]  # learner -> score, empty if not evaluated

@@ -1,14 +1,16 @@
 """Deciding the claim: supported, refuted, or open, with why, and with how many dataset draws would decide it.
 
-**Supported** if the reading's test passes in the top cell and the level condition holds there. **Refuted** if some
-family's regret has a lower 95% bound over 0.2 there (for the weak reading the family must also be shown not to work)
-and the spread's line stays above 0.1 up to ten times the data, along every axis asked about. Else **inconclusive**.
+**Supported** if the reading's test passes in the top cell and the level condition is shown there, by the interval of
+the best family's score: a point estimate within the range would let luck pass for a level. **Refuted** if some family's
+regret has a lower 95% bound over 0.2 there (for the weak reading the family must also be shown not to work) and the
+spread's line stays above 0.1 up to ten times the data, along every axis asked about. Else **inconclusive**.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isfinite, nan
+from math import isfinite, nan
+from typing import get_args
 
 from toolkit.claim import needed as need
 from toolkit.claim.findings import (
@@ -25,7 +27,7 @@ from toolkit.claim.findings import (
     Verdict,
 )
 from toolkit.runs import AXES, level
-from toolkit.stats import Array
+from toolkit.stats import Array, Estimate
 
 
 def decide(a: Analysis, scores: Array, behaviour: Array) -> list[Verdict]:
@@ -33,14 +35,21 @@ def decide(a: Analysis, scores: Array, behaviour: Array) -> list[Verdict]:
 
     `scores` (families, draws, seeds, suites) and `behaviour` (draws, seeds, suites) are those of the top cell.
     """
-    support = {"weak": need.for_weak_support(scores, behaviour), "strong": need.for_strong_support(scores)}
-    refute = {"weak": need.for_refutation(scores, behaviour), "strong": need.for_refutation(scores, None)}
-    readings: tuple[Reading, ...] = ("weak", "strong")
-    return [_verdict(a, r, axis, support[r], refute[r]) for r in readings for axis in ("overall", *AXES)]
+    found = []
+    for reading in get_args(Reading):
+        support = need.to_support(reading, scores, behaviour)
+        for axis in ("overall", *AXES):
+            slopes = [s for s in a.slopes if axis in ("overall", s.axis) and _varied(a, s.axis)]
+            needed = need.draws([support, *need.to_refute(reading, scores, behaviour, slopes)])
+            found.append(_verdict(a, reading, axis, slopes, max(needed, a.draws + 1.0)))
+    return found
 
 
-def _verdict(a: Analysis, reading: Reading, axis: str, support: float, refute: float) -> Verdict:
-    slopes = [s for s in a.slopes if axis in ("overall", s.axis) and len({c[AXES.index(s.axis)] for c in a.cells}) > 1]
+def _varied(a: Analysis, axis: str) -> bool:
+    return len({c[AXES.index(axis)] for c in a.cells}) > 1
+
+
+def _verdict(a: Analysis, reading: Reading, axis: str, slopes: Sequence[Slope], needed: float) -> Verdict:
     worst = max(a.regret, key=lambda n: (a.regret[n].low, a.regret[n].value))
     numbers = {"best_score": _best(a), "greatest_regret": a.regret[worst].value, "regret_low": a.regret[worst].low}
     numbers["widest_difference"] = max((abs(p.difference.value) for p in a.pairs), default=nan)
@@ -60,7 +69,7 @@ def _verdict(a: Analysis, reading: Reading, axis: str, support: float, refute: f
             "There is one draw of the dataset, so no interval can say how another would turn out; run three or more.",
         )
     failing = _failing(a, reading)
-    if a.draws >= ENOUGH and not failing and FLOOR <= _best(a) < CEILING:
+    if a.draws >= ENOUGH and not failing and _counts(a):
         return give("supported", _praise(a, reading), *_trend(slopes))
     guilty = [n for n in a.families if a.regret[n].low > REGRET and (reading == "strong" or _fails(a, n))]
     blocked = [s for s in slopes if s.ahead is None or not s.ahead.low > MARGIN]
@@ -74,13 +83,6 @@ def _verdict(a: Analysis, reading: Reading, axis: str, support: float, refute: f
             f"The spread between families is not on its way below {MARGIN} within ten times the data (lower bounds: "
             f"{lows}).",
         )
-    if not slopes:
-        refute = inf
-    elif guilty:
-        refute = max([a.draws + 1.0, float(ENOUGH), *(need.for_slope(s) for s in blocked)])
-    else:
-        refute = max([refute, *(need.for_slope(s) for s in slopes)])
-    needed = max(min(support if FLOOR <= _best(a) < CEILING else inf, refute), a.draws + 1.0)
     return give(
         "inconclusive",
         _undecided(a, reading, failing, guilty),
@@ -93,7 +95,16 @@ def _verdict(a: Analysis, reading: Reading, axis: str, support: float, refute: f
 
 
 def _best(a: Analysis) -> float:
-    return max(e.value for e in a.family_scores.values())
+    return _top(a).value
+
+
+def _top(a: Analysis) -> Estimate:
+    return max(a.family_scores.values(), key=lambda e: e.value)
+
+
+def _counts(a: Analysis) -> bool:
+    """The level condition, shown: the best family's interval lies between floor and ceiling."""
+    return _top(a).low >= FLOOR and _top(a).high < CEILING
 
 
 def _fails(a: Analysis, name: str) -> bool:
@@ -156,7 +167,7 @@ def _undecided(a: Analysis, reading: Reading, failing: list[str], guilty: list[s
     if guilty:
         return f"{', '.join(guilty)} trails the best family by over {REGRET}, but more data might still close the gap."
     if not failing:
-        return f"The test passes, but not at a level that counts: the best family scores {_best(a):.2f}."
+        return f"The test passes, but not at a level shown to count: the best family scores {_top(a)}."
     if reading == "weak":
         return (
             f"{sum(a.works_weak.values())} of {len(a.families)} families are shown to exceed random and the "
@@ -184,6 +195,10 @@ def _level(a: Analysis) -> list[str]:
         return [
             f"The best family scores {best:.2f}, at the ceiling ({CEILING}) where techniques cannot be told apart; "
             "a harder task is needed."
+        ]
+    if not _counts(a):
+        return [
+            f"The best family scores {_top(a)}: not shown to lie between {FLOOR} and {CEILING}, where agreement counts."
         ]
     return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from toolkit import stats
@@ -95,6 +95,17 @@ def verdict_table(a: Analysis) -> str:
         head = f"That {meaning} ({reading} reading) is {v.outcome.upper()} within this range. {v.summary}"
         parts.append("\n".join([head, *(f"  - {detail}" for detail in v.details)]))
     return "\n\n".join([*parts, *context(a)]) + "\n"
+
+
+def elsewhere(found: Mapping[str, Analysis]) -> list[tuple[str, ...]]:
+    """The same question under other conditions, for a table; the first row is its heading."""
+    rows: list[tuple[str, ...]] = [("condition", "runs", "families' scores", "greatest regret", "weak", "strong")]
+    for name, a in found.items():
+        worst = max(a.regret, key=lambda n: a.regret[n].value)
+        scores = "; ".join(f"{family} {a.family_scores[family]}" for family in a.families)
+        verdicts = (a.verdict("weak").outcome, a.verdict("strong").outcome)
+        rows.append((name, f"{a.runs:,}", scores, f"{worst} {a.regret[worst]}", *verdicts))
+    return rows
 
 
 def steep(s: Slope | None) -> str:

@@ -1,0 +1,173 @@
+"""Carrying out a design: collect, tune, train and evaluate, then report. Stopped anywhere, it continues."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toolkit import plan, tuning, whole
+from toolkit.design import Dataset, Design, difference
+from toolkit.engines.local import TaskFailed, map_tasks
+from toolkit.hours import reference_costs
+from toolkit.progress import ProgressLine
+from toolkit.records import RunConfig, read_object, replace_json
+from toolkit.registry import suite as find_suite
+from toolkit.train import run
+
+
+class RunsFailed(RuntimeError):
+    """Some runs failed; the others are finished and kept. The message holds each failure's last lines."""
+
+
+def carry_out(
+    design: Design, out: Path, *, slots: int = 2, only: Sequence[str] = (), amend: str | None = None
+) -> Design:
+    """Do what `design` asks for in folder `out` with `slots` processes, of the tasks in `only` if any are named.
+
+    The design is saved first, with the measured costs that an arm of equal compute needs. Calling again continues:
+    finished datasets and runs are kept, unfinished ones resume. Returns the design as saved. Raises ValueError if
+    `out` holds another design and `amend` does not say why it changed, RunsFailed if runs failed after all were tried.
+    Scripts that call this need the usual `if __name__ == "__main__":` guard, since it starts processes.
+    """
+    if slots < 1:
+        raise ValueError(f"slots must be at least 1, got {slots}")
+    datasets = plan.chosen(design, only)
+    for task in design.tasks:
+        find_suite(task.suite)
+    design = _pin(out, design, amend)
+    print(design.describe(), file=sys.stderr)
+    clock = Clock(out / "timings.json")
+    with clock.phase("collect"):
+        _collect(design, datasets, out / "data", slots)
+    if design.tuning:
+        with clock.phase("tune"):
+            _tune(design, out / "tuning", slots)
+            replace_json(out / "tuning" / "choice.json", tuned(design, out))
+    with clock.phase("train and evaluate"):
+        configs = list(plan.runs(design, datasets, out / "data", chosen_options(design, out)))
+        _train("train and evaluate", configs, out / "runs", slots)
+    return design
+
+
+def saved(out: Path) -> tuple[Design, list[dict[str, Any]]]:
+    """The design in a study's folder and its amendments. Raises ValueError naming the file if it was edited."""
+    path = out / "design.json"
+    if not path.exists():
+        raise ValueError(f"{out} holds no study: it has no design.json")
+    body = read_object(path)
+    amendments = body.pop("amendments", [])
+    try:
+        return Design.from_json(body), amendments
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def chosen_options(design: Design, out: Path) -> plan.Choice:
+    """Learner -> the options that tuning chose; none without tuning. Its runs must be done."""
+    return {name: found["chosen"] for name, found in tuned(design, out).items()}
+
+
+def tuned(design: Design, out: Path) -> dict[str, Any]:
+    """What was tried, scored and chosen for each learner, from the tuning runs; empty without tuning."""
+    if not design.tuning:
+        return {}
+    folder = out / "tuning"
+    if not plan.whole(tuning.dataset(design, design.tuning), folder):
+        raise ValueError(f"{folder}: the data for tuning are missing; the command that began the study continues it")
+    configs = tuning.runs(design, design.tuning, folder)
+    done = whole.finished(configs, folder / "runs")
+    missing = [config.folder_name for config in configs if config not in done]
+    whole.complain("tuning runs are missing; the command that began the study continues it", missing)
+    return tuning.choose(design, design.tuning, configs, folder / "runs")
+
+
+def _pin(out: Path, design: Design, amend: str | None) -> Design:
+    path = out / "design.json"
+    if not path.exists():
+        if out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):  # a kill leaves those
+            raise ValueError(f"{out} is not empty and holds no study; choose another folder with --out")
+        design = _priced(design, {})
+        replace_json(path, design.to_json() | {"amendments": []})
+        return design
+    old, amendments = saved(out)
+    design = _priced(design, old.costs)
+    if design.hash == old.hash:
+        return design
+    changes = difference(old.to_json(), design.to_json())
+    if amend is None:
+        raise ValueError(
+            f"{out} holds another design ({'; '.join(changes)}); choose another folder with --out, or say why it is "
+            'changed with --amend "why": the report will tell'
+        )
+    amendments.append({"from": old.hash, "to": design.hash, "changes": changes, "why": amend})
+    replace_json(path, design.to_json() | {"amendments": amendments})
+    return design
+
+
+def _priced(design: Design, known: dict[str, float]) -> Design:
+    """With the costs that equal compute rests on: those saved before, or measured now."""
+    if "compute" not in design.arms or design.costs:
+        return design
+    return replace(design, costs=known if set(known) == set(design.learners) else reference_costs(design))
+
+
+def _collect(design: Design, datasets: Sequence[Dataset], data: Path, slots: int) -> None:
+    line = ProgressLine("collect", len(datasets))
+    todo = [dataset for dataset in datasets if not plan.whole(dataset, data)]
+    line.update(len(datasets) - len(todo))
+    tasks = [(plan.make, (design, dataset, str(data))) for dataset in todo]
+    _drain(tasks, [dataset.name for dataset in todo], slots, line)
+
+
+def _tune(design: Design, folder: Path, slots: int) -> None:
+    assert design.tuning is not None
+    if not plan.whole(tuning.dataset(design, design.tuning), folder):
+        tasks = [(tuning.collect, (design, design.tuning, str(folder)))]
+        _drain(tasks, ["data for tuning"], slots, ProgressLine("collect for tuning", 1))
+    configs = tuning.runs(design, design.tuning, folder)
+    _train("tune", configs, folder / "runs", slots)
+
+
+def _train(what: str, configs: list[RunConfig], out: Path, slots: int) -> None:
+    line = ProgressLine(what, len(configs))
+    todo = [config for config in configs if not (out / config.folder_name / "DONE").exists()]
+    line.update(len(configs) - len(todo))
+    tasks = [(run, (config, str(out))) for config in todo]
+    _drain(tasks, [config.folder_name for config in todo], slots, line)
+
+
+def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> None:
+    """Carry out tasks, show progress, and raise RunsFailed at the end if any failed."""
+    done, failed = line.total - len(tasks), []
+    for index, result in map_tasks(tasks, slots=slots):
+        done += 1
+        if isinstance(result, TaskFailed):
+            failed.append(f"{names[index]}: {str(result).strip()[-1500:]}")
+            print(f"\nfailed: {failed[-1]}", file=sys.stderr)
+        line.update(done, names[index])
+    line.close()
+    if failed:
+        raise RunsFailed(f"{len(failed)} of {len(tasks)} failed; the rest is kept, the same command tries again")
+
+
+class Clock:
+    """Seconds spent in each phase, over all sittings, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = read_object(path) if path.exists() else {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what is done inside."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 1)
+            replace_json(self.path, self.seconds)

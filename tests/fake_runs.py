@@ -31,20 +31,18 @@ def fake_runs(out: Path, records: Sequence[Record], *, times: bool = True, evalu
                 for r in own
             ],
         )
+        pace = {"bc": 0.005, "mpc": 0.03}.get(first.learner, 0.02)  # seconds a step
         lines = [
             {
                 "step": step,
-                "seconds": step / 100,
+                "seconds": pace * step,
                 **{m: 50 / step + 0.1 * (first.seed % 7) for m in LOGGED[first.learner]},
             }
             for step in range(100, first.step + 1, 100)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        state = {"step": first.step, "steps": first.step}
         if times:
-            seconds = {"bc": 5.0, "mpc": 30.0}.get(first.learner, 20.0) * (1 + first.seed % 7 / 10)
-            state |= {"seconds": seconds, "acting_seconds": ACTING[first.learner], "actions": 1000}
-        replace_json(folder / "state.json", state)
+            replace_json(folder / "acting.json", {"seconds": ACTING[first.learner], "actions": 1000})
         (folder / "DONE").write_text(f"{name}\n")
         folders.append(folder)
     return folders

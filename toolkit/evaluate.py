@@ -110,10 +110,15 @@ def _executable(schema: Schema, actions: Array) -> Array:
     return np.asarray(actions, np.float32).reshape(len(actions), *schema.action.shape)
 
 
-def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | Mixture) -> list[Record]:
-    """Act on every split of the configuration, all episodes together, and return their records."""
+def evaluate_learner(
+    config: RunConfig, learner: Learner, store: ReplayStore | Mixture
+) -> tuple[list[Record], dict[str, float]]:
+    """Act on every split of the configuration, all episodes together: their records, and what acting took.
+
+    That is "seconds" spent in the policy and "actions" chosen; those of environments that act together share its time.
+    """
     if not config.episodes or not config.splits:
-        return []
+        return [], {"seconds": 0.0, "actions": 0}
     suite, n = registry.suite(config.suite), config.episodes
     contexts, seeds, where = [], [], []
     for split in config.splits:
@@ -122,7 +127,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | M
         where += [(split, i) for i in range(n)]
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
-    outcomes, _ = rollouts(policy, suite, store.schema, all_contexts, seeds)
+    outcomes, seconds = rollouts(policy, suite, store.schema, all_contexts, seeds)
     behaviour = float(store.episodes["return"].mean())
     family = registry.learner(config.learner).family
     records = []
@@ -149,7 +154,7 @@ def evaluate_learner(config: RunConfig, learner: Learner, store: ReplayStore | M
                 tags=config.tags,
             )
         )
-    return records
+    return records, {"seconds": round(seconds, 6), "actions": sum(outcome.length for outcome in outcomes)}
 
 
 def _env_seed(config: RunConfig, split: str, episode: int) -> int:
@@ -177,7 +182,7 @@ def evaluate(
     Raises ValueError if the folder is not a run, has not been trained to its last step, or nothing is asked for.
     """
     saved, asked, learner, store = _again(folder, episodes, splits, seed)
-    records = evaluate_learner(asked, learner, store)
+    records, _ = evaluate_learner(asked, learner, store)
     return [replace(record, run=saved.identity, seed=saved.seed) for record in records]
 
 

@@ -131,7 +131,7 @@ def _margin(a: Analysis, reading: Reading) -> str:
         margins = [(a.family_scores[n], n, "random") for n in a.families]
         margins += [(a.over_behaviour[n], n, "the behaviour") for n in a.families]
         least, name, rival = min(margins, key=lambda m: (m[0].low, m[0].value))
-        return f"The least certain margin: {name} scores {least} above {rival}; its lower end has to reach {MARGIN}."
+        return f"The least certain margin is that of {name} over {rival}, {least}; its lower end has to reach {MARGIN}."
     if not a.pairs:
         return "There are no two families to compare."
     widest = max(a.pairs, key=lambda p: (max(-p.difference.low, p.difference.high), abs(p.difference.value)))

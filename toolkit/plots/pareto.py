@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.plots import Figure, Row, counts, look
 from toolkit.plots._chosen import contexts_of, decisive, loaded
-from toolkit.records import read_object
+from toolkit.records import read_metrics, read_object
 from toolkit.runs import estimate_runs
 
 if TYPE_CHECKING:
@@ -22,13 +22,12 @@ COSTS = {
     "acting": "an action [ms]",
     "both": f"training and {ACTIONS:,} actions [s]",
 }
-MEASURED = ("seconds", "acting_seconds", "actions")  # of state.json
 
 
 def rows(folders: Sequence[Path]) -> list[Row]:
     """One row a learner and cost: mean score with interval, mean cost, and whether no cheaper learner scores more.
 
-    On the largest, most diverse data. Raises ValueError naming a run whose state.json lacks its times.
+    On the largest, most diverse data. Raises ValueError naming a run that lacks its times.
     """
     records, own = loaded(folders)
     runs, split, where = decisive(records)
@@ -55,10 +54,11 @@ def rows(folders: Sequence[Path]) -> list[Row]:
 
 def _times(folder: Path) -> tuple[float, float]:
     """Seconds of training, and milliseconds an action."""
-    state = read_object(folder / "state.json")
-    if missing := [name for name in MEASURED if not state.get(name)]:
-        raise ValueError(f"{folder} does not tell its {', '.join(missing)} in state.json; evaluate or train it anew")
-    return state["seconds"], 1000 * state["acting_seconds"] / state["actions"]
+    lines, file = read_metrics(folder), folder / "acting.json"
+    acting = read_object(file) if file.exists() else {}
+    if not lines or not acting.get("actions"):
+        raise ValueError(f"{folder} does not tell how long it trained and acted; it was made before that was kept")
+    return lines[-1]["seconds"], 1000 * acting["seconds"] / acting["actions"]
 
 
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
@@ -96,9 +96,10 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
 FIGURE = Figure(
     name="pareto",
     caption="What each learner's score costs on the largest, most diverse data: seconds of training, milliseconds for "
-    f"an action (a planner's search is in it), and training plus {ACTIONS:,} actions. Filled points on the line are "
-    "those that no cheaper learner beats by its mean. Vertical lines are 95% intervals; one that meets the frame goes "
-    "on beyond it. Times are wall clock on the machine of the study, with other work beside it.",
+    "an action (a planner's search is in it; many environments act together), and training plus "
+    f"{ACTIONS:,} actions. Filled points on the line are those that no cheaper learner beats by its mean. Vertical "
+    "lines are 95% intervals; one that meets the frame goes on beyond it. Times are wall clock on the machine of the "
+    "study, with other work beside it.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(COSTS),

@@ -212,10 +212,12 @@ def test_bits_keep_bounds_and_the_undefined_apart():
 @pytest.mark.parametrize("name", ["bits", "proxies"])
 def test_a_figure_of_a_table_is_drawn_beside_runs_and_refused_without_it(tmp_path, name):
     fake_runs(tmp_path / "runs", fake_records(cells=[TOP], draws=2))
-    with pytest.raises(ValueError, match=rf"figure '{name}' is drawn from {name}\.csv beside or below the runs"):
+    with pytest.raises(
+        ValueError, match=rf"figure '{name}' is drawn from {name}_of_runs\.csv beside or below the runs"
+    ):
         plots.plot([tmp_path], [name], tmp_path / "figures")
     rows = {"bits": bits_rows, "proxies": proxy_rows}[name]()
-    (tmp_path / f"{name}.csv").write_text(plots.to_csv(rows))
+    (tmp_path / f"{name}_of_runs.csv").write_text(plots.to_csv(rows))
     assert plots.plot([tmp_path], [name], tmp_path / "figures")[0].name == f"{name}.png"
 
 
@@ -223,8 +225,8 @@ def test_without_names_all_that_apply_are_drawn_but_damage_is_told(tmp_path):
     fake_runs(tmp_path / "runs", fake_records(cells=[TOP], draws=2))
     drawn = {path.stem for path in plots.plot([tmp_path / "runs"], [], tmp_path / "figures")}
     assert drawn == {"comparison", "curves", "heatmap", "improvement", "pareto", "profiles", "scaling", "seen_unseen"}
-    (tmp_path / "runs" / "bits.csv").write_text("learner\nbc\n")
-    with pytest.raises(ValueError, match=r"bits\.csv has no column dataset"):
+    (tmp_path / "runs" / "bits_of_runs.csv").write_text("learner\nbc\n")
+    with pytest.raises(ValueError, match=r"bits_of_runs\.csv has no column dataset"):
         plots.plot([tmp_path / "runs"], [], tmp_path / "figures")
 
 

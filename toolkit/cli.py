@@ -235,7 +235,7 @@ class Plot:
     """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
 
     runs: Positional[list[Path]]
-    """Runs, folders that hold them, or tables (bits.csv, proxies.csv) beside or below them."""
+    """Runs, folders that hold them, or tables (bits_of_runs.csv, proxies_of_runs.csv) beside or below them."""
     figure: list[str] = field(default_factory=list)
     """bits, comparison, convergence, curves, heatmap, improvement, pareto, profiles, proxies, scaling, seen_unseen; all
     that apply by default."""

@@ -1,4 +1,7 @@
-"""Tables that other parts leave for figures: CSV files with known columns, found beside or below the runs."""
+"""Tables that other parts leave for figures: CSV files with known columns, found beside or below the runs.
+
+They are not called as the figures are: a figure writes the numbers it draws as NAME.csv.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ RUN: tuple[tuple[str, type], ...] = (
 )
 
 PROXIES = Table(
-    "proxies.csv",
+    "proxies_of_runs.csv",
     (
         *RUN,
         ("checkpoint", str),  # what else tells models of a cell apart: the step, a hyperparameter
@@ -79,7 +82,7 @@ PROXIES = Table(
 )
 
 BITS = Table(
-    "bits.csv",
+    "bits_of_runs.csv",
     (
         *RUN,
         ("size", float),  # transitions in the data

@@ -89,6 +89,10 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         ax.set_title(WHAT[what] + (f"\nn/a: {', '.join(absent)}" if absent else ""), loc="left", fontsize=9)
         ax.axhline(0, color="#555555", lw=0.8)
         ax.margins(0.12)
+        most = "marginal" if key == "size" else "explained"
+        ends = [0.0, *(r["explained"] for r in told), *(r[most] for r in told)]
+        room = 0.2 * (max(ends) - min(ends))
+        ax.set_ylim(min(ends) - room, max(ends) + room)
         ax.set_xlabel(AGAINST[key])
         if key == "size":
             sizes = distinct(own, "size")
@@ -112,7 +116,8 @@ FIGURE = Figure(
     caption="Bits explained a transition of held-out episodes: the code length without a model, less that with it, "
     "whose bins cancel. Grey dashes are the code length without a model, all there is to explain. Filled points are "
     "exact, open ones with an arrow bounds from below, which do not rank beside exact ones; n/a: a learner without "
-    "probabilities. Below zero a model misleads. Vertical lines are 95% Student intervals over dataset draws.",
+    "probabilities. Below zero a model misleads. Vertical lines are 95% Student intervals over dataset draws; one that "
+    "meets the frame goes on beyond it.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit import registry, train
+from toolkit import cli, registry, train
 from toolkit.claim import verdict_table
 from toolkit.configure import learner_config
 from toolkit.design import Design, Task, Tuning
@@ -194,13 +194,16 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_a_missing_run_is_named_and_partial_reports_say_so(copy):
+def test_a_missing_run_is_named_and_partial_reports_say_so(copy, capsys):
     gone = run_of(copy, "iql")
     draw = json.loads((gone / "config.json").read_text())["tags"]["draw"]
     shutil.rmtree(gone)
     named = rf"1 of 16 runs are missing .*iql on .*, pendulum, draw {draw}, seed {1000 * draw}"
     with pytest.raises(ValueError, match=named):
         conclude(copy)
+    assert cli.main(["report", str(copy)]) == 2
+    assert "--partial reports on the rest" in capsys.readouterr().err
+    assert cli.main(["report", str(copy), "--partial"]) == 0
     found = conclude(copy, partial=True)
     assert "PARTIAL: 8 of the 16 runs of the design" in found.report.read_text()
     assert found.analysis.draws == 1
@@ -268,6 +271,7 @@ MANY = replace(
     name="many",
     tasks=(Task("pendulum"), Task("reacher", reward_scale=2.0)),
     contexts=(2,),
+    draws=1,
     grid="star",
     qualities=(1.0, 0.5),
     arms=("updates", "compute"),
@@ -288,7 +292,7 @@ def test_tasks_qualities_budgets_and_tuning_in_pieces(tmp_path):
     others = {"quality 0.5, equal updates", "quality 1, equal compute", "pendulum alone", "reacher alone"}
     assert set(found.elsewhere) == others
     configs = [read_config(folder) for folder in run_folders(out / "runs")]
-    assert len(configs) == MANY.runs == 2 * 2 * 2 * (2 + 2 + 2)
+    assert len(configs) == MANY.runs == 2 * 2 * (2 + 2 + 2)
     compute = {config.learner: config.steps for config in configs if config.tags.get("arm") == "compute"}
     assert compute == {"iql": 3, "bc": 10}  # five steps of 2 ms on average
     chosen = {name: one["chosen"] for name, one in json.loads((out / "tuning" / "choice.json").read_text()).items()}

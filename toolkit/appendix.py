@@ -71,7 +71,7 @@ def plan(design: Mapping[str, Any]) -> str:
 
 def datasets(given: Sequence[Mapping[str, Any]]) -> str:
     """A card for each dataset, the draws after the first folded away; what all share stands once, above."""
-    cards = [{k: str(v)[:8] if k == "fingerprint" else v for k, v in flat(d).items()} for d in given]
+    cards = [flat(d) for d in given]
     shared = {k: v for k, v in cards[0].items() if len(cards) > 1 and all(c.get(k) == v for c in cards)}
     said = f" All: {'; '.join(f'{k} {text(v)}' for k, v in shared.items())}." if shared else ""
     lead = note(

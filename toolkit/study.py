@@ -74,7 +74,7 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
     clock = Clock(out / "timings.json")
     with clock.phase("analyse and report"):
         configs, notes = _verified(design, out, partial=partial, amended=bool(amendments))
-        records = load(*(out / "runs" / config.folder_name for config in configs))
+        records = [r for config in configs for r in load(out / "runs" / config.folder_name)]  # names order by chance
         usual, elsewhere = _analyses(design, records)
         replace_json(out / "analysis.json", usual.to_json())
         replace_json(out / "elsewhere.json", {name: analysis.to_json() for name, analysis in elsewhere.items()})
@@ -157,8 +157,10 @@ def _analyses(design: Design, records: Sequence[Record]) -> tuple[Analysis, dict
 
 
 def _told(config: RunConfig, out: Path) -> dict[str, Any]:
-    """A run's configuration as the report shows it: where the study lies does not matter."""
-    return replace(config, store=str(Path(config.store).relative_to(out))).to_json()
+    """A run's configuration as the report shows it. Where the study lies, and what data collected again are called
+    inside the store, are not of the study: the same design gives the same page."""
+    body = replace(config, store=str(Path(config.store).relative_to(out))).to_json()
+    return {name: value for name, value in body.items() if name != "fingerprint"}
 
 
 def _cards(design: Design, configs: Sequence[RunConfig], data: Path) -> list[dict]:

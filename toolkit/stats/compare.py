@@ -16,7 +16,7 @@ from toolkit.stats.means import standard_error
 def probability_of_improvement(a: Array, b: Array, *, rng: np.random.Generator, level: float = 0.95) -> Estimate:
     """P(a run of `a` scores above a run of `b`), ties counting half, averaged over tasks (arXiv:2108.13264).
 
-    `a` and `b` are (draws, seeds, tasks), paired on draws; the interval is cut to [0, 1]. When every draw agrees the
+    `a` and `b` are (draws, seeds, tasks), paired on draws; the interval is that of a share. When every draw agrees the
     bootstrap sees no variance; then the bound is that of D successes in D trials, (tail)^(1/D).
     """
     return improvement(a, b, rng=rng, level=level)[0]
@@ -57,7 +57,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 def performance_profile(values: Array, thresholds: Sequence[float] | Array, *, level: float = 0.95) -> list[Estimate]:
     """Share of runs that score above each threshold, mean over tasks (arXiv:2108.13264), with a band.
 
-    `values` are (draws, seeds, tasks). The band is pointwise: Student's interval on each draw's share, cut to [0, 1].
+    `values` are (draws, seeds, tasks). The band is pointwise: the interval of a share, from the draws' own.
     """
     scores = cube(values)
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 
 import numpy as np
 from scipy import special
@@ -38,15 +38,21 @@ def interval(value: float, error: float, degrees: float, *, level: float, n: int
 
 
 def proportion(value: float, error: float, degrees: float, *, level: float, n: int) -> Estimate:
-    """`interval`, cut to [0, 1]. When all n units agree they show no variance; then the bound is that of n successes in
-    n trials, (tail)^(1/n)."""
-    found = interval(value, error, degrees, level=level, n=n)
-    if not found.bounded:
-        return found
+    """A share's interval: Wilson's, with the sample size that the standard error amounts to and Student's quantile.
+
+    Near 0 and 1 a symmetric interval covers too rarely. When all n units agree they show no variance; then the bound is
+    that of n successes in n trials, (tail)^(1/n).
+    """
+    if not isfinite(error):
+        return Estimate(value, -inf, inf, level, n)
     if error == 0:
         shrink = ((1 - level) / 2) ** (1 / n)
         return Estimate(value, value * shrink, 1 - (1 - value) * shrink, level, n)
-    return Estimate(value, max(found.low, 0.0), min(found.high, 1.0), level, n)
+    quantile, variance = student(level, degrees), value * (1 - value)
+    ease = quantile**2 * error**2 / variance  # quantile^2 / effective size
+    middle = (value + ease / 2) / (1 + ease)
+    half = sqrt(ease * variance + ease**2 / 4) / (1 + ease)
+    return Estimate(value, middle - half, middle + half, level, n)
 
 
 def student(level: float, degrees: float) -> float:

@@ -23,6 +23,7 @@ from toolkit.core import ActionDensity, ActionMass, Episode, Reached, Transition
 from toolkit.marginal import Bins, Marginal, choice_bits
 from toolkit.nets import interval_log_mass
 from toolkit.store import ReplayStore, Schema
+from toolkit.tables import BITS
 from toolkit.train import train
 
 SIGMA, RHO = 0.5, 0.25  # of the action about the observation, and of the next observation about their sum
@@ -209,14 +210,20 @@ def test_a_run_is_told_on_held_out_data_alone(tmp_path, capsys):
         for seed in (0, 1)
     ]
     runs = [
-        train(small(registry.learner(name)), store=stores[0], steps=20, episodes=0, out=tmp_path / "runs")
+        train(small(registry.learner(name)), store=stores[0], steps=20, episodes=1, out=tmp_path / "runs")
         for name in ("bc", "td3bc", "mpc")
     ]
     assert main(["bits", *map(str, runs), "--store", stores[0]]) == 2
     assert "held-out" in capsys.readouterr().err
-    assert main(["bits", *map(str, runs), "--store", stores[1]]) == 0
+    assert main(["bits", str(runs[0]), "--store", stores[1], "--table", str(tmp_path / "b.csv")]) == 2
+    assert "named bits_of_runs.csv" in capsys.readouterr().err
+    table = tmp_path / "runs" / "bits_of_runs.csv"
+    assert main(["bits", *map(str, runs), "--store", stores[1], "--table", str(table)]) == 0
     told = capsys.readouterr().out
     assert "n/a: no probabilities" in told
+    kinds = {(row["learner"], row["what"]): row["exactness"] for row in BITS.read(tmp_path)}
+    assert kinds["bc", "action"] == kinds["mpc", "transition"] == "exact"
+    assert kinds["td3bc", "action"] == "none"
     assert main(["bits", str(runs[1]), "--store", stores[1], "--json"]) == 0
     action, transition = map(json.loads, capsys.readouterr().out.splitlines())
     assert (action["exactness"], action["model"], action["explained"]) == ("none", None, None)

@@ -10,6 +10,7 @@ from fake_records import TOP, fake_records
 
 from toolkit import plots, registry, report
 from toolkit.claim import analyse
+from toolkit.threats import THREATS, answers
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br"}
@@ -45,8 +46,8 @@ def written(tmp_path_factory):
     """A report of a study with a learner named to break pages, and what was passed to it."""
     folder = tmp_path_factory.mktemp("report")
     records = fake_records(learners=["bc", "iql", EVIL], cells=[(2_000, 16, 0.5), TOP], draws=3)
-    for figure in registry.figures().values():
-        plots.save(figure, records, folder / "figures", dpi=50)
+    for name in ("comparison", "scaling", "seen_unseen"):
+        plots.save(registry.figures()[name], records, folder / "figures", dpi=50)
     given = dict(
         title="A & B",
         records=records,
@@ -78,7 +79,7 @@ def test_nothing_is_loaded_from_anywhere(written):
     assert not re.search(r"https?://", page)
     assert "@import" not in page
     for _, attrs in parse(page):
-        assert "href" not in attrs
+        assert attrs.get("href", "#").startswith("#")
         assert attrs.get("src", "data:").startswith("data:")
 
 
@@ -92,7 +93,7 @@ def test_the_page_holds_verdict_range_figures_numbers_threats_and_command(writte
     assert page.count("The numbers drawn") == 3
     for words in (
         "within this range",
-        *report.THREATS,
+        *THREATS,
         "Noisy &lt;here&gt;.",
         "entropy.state",
         "3.5 s",
@@ -116,6 +117,46 @@ def test_a_reader_meets_verdict_notes_words_and_direction_before_any_table(writt
     ]  # fmt: skip
     assert places == sorted(places)
     assert page.count("Proves") == 1
+
+
+def test_every_link_leads_to_a_section(written):
+    tags = parse(written[0].read_text())
+    marks = {attrs["id"] for _, attrs in tags if "id" in attrs}
+    links = [attrs["href"].removeprefix("#") for tag, attrs in tags if tag == "a"]
+    assert links
+    assert set(links) <= marks
+
+
+def test_threats_are_answered_with_what_the_study_shows(written):
+    _, given = written
+    costs = [{"panel": "acting", "learner": "iql", "cost": "0.1"}, {"panel": "training", "learner": "iql", "cost": "9"}]
+    design = {"learners": {"bc": {}, "iql": {"lr": 1e-3}}, "threats": {"Privileged expert": "It sees what they see."}}
+    told = answers(given["analysis"], given["records"], design=design, asks={"bc": [], "iql": ["reward"]}, costs=costs)
+    assert set(told) == set(THREATS)
+    for threat, words in {
+        "Equal tuning budgets": "Options set over the defaults here: bc 0, iql 1.",
+        "What each learner sees": "bc: nothing more; iql: reward.",
+        "Privileged expert": "It sees what they see.",
+        "Inference compute": "an action took: iql 0.1 ms",
+        "Ceiling and floor": "of 2 cells count",
+        "Reference returns": "pointmaze, interpolated: -50 and 150",
+        "Plain BC against coverage": "stands for the supervised family",
+        "Independent units": "Here: 3 draws, 2 seeds each.",
+    }.items():
+        assert words in told[threat]
+    tried = {"iql": {"tried": [{"lr": 1e-3}, {"lr": 1e-4}], "scores": [0.5, 0.6], "chosen": {"lr": 1e-4}}}
+    told = answers(given["analysis"], given["records"], design={"tuning": tried}, asks={}, costs=[])
+    assert "iql lr = 0.0001 of 2" in told["Equal tuning budgets"]
+    assert "Nothing was tuned" not in told["Equal tuning budgets"]
+
+
+def test_a_card_for_each_dataset_and_what_all_share_once(tmp_path):
+    cards = [{"cell": f"{n} transitions", "draw": 0, "TQ": "0.5", "SACo against": "all"} for n in (10, 20)]
+    records = fake_records(cells=[TOP], draws=1)
+    page = report.write(tmp_path, title="t", records=records, datasets=cards).read_text()
+    assert page.count('class="card"') == 2
+    assert page.count("SACo against all") == 1
+    assert "<h4>10 transitions</h4>" in page
 
 
 def test_same_input_same_bytes(written):

@@ -251,17 +251,18 @@ class Plot:
     """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
 
     runs: Positional[list[Path]]
+    """Runs, folders that hold them, or tables (bits_of_runs.csv, proxies_of_runs.csv) beside or below them."""
     figure: list[str] = field(default_factory=list)
-    """comparison, scaling, seen_unseen, ...; all that apply by default."""
+    """bits, comparison, convergence, curves, heatmap, improvement, pareto, profiles, proxies, scaling, seen_unseen; all
+    that apply by default."""
     out: Path = Path("figures")
 
     def run(self) -> int:
         from toolkit.plots import plot
-        from toolkit.records import load, naming
+        from toolkit.records import naming
 
-        records = load(*self.runs)
         with naming(self.out):
-            paths = plot(records, self.figure, self.out)
+            paths = plot(self.runs, self.figure, self.out)
         print("\n".join(map(str, paths)))
         return 0
 
@@ -300,7 +301,9 @@ class Report:
                 self.out,
                 title="Runs",
                 records=records,
-                figures=[path for path in plot(records, [], self.out / "figures") if path.suffix == ".svg"],
+                figures=[
+                    path for path in plot(self.runs, [], self.out / "figures", records=records) if path.suffix == ".svg"
+                ],
                 runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
                 command=f"packmule report {' '.join(map(str, self.runs))}",
             )

@@ -113,13 +113,14 @@ def _executable(schema: Schema, actions: Array) -> Array:
 
 def evaluate_learner(
     config: RunConfig, learner: Learner, store: ReplayStore | Mixture, *, step: int | None = None
-) -> list[Record]:
-    """Act on every split of the configuration, all episodes together, and return their records.
+) -> tuple[list[Record], dict[str, float]]:
+    """Act on every split of the configuration, all episodes together: their records, and what acting took.
 
+    That is "seconds" spent in the policy and "actions" chosen; those of environments that act together share its time.
     `step` is the number of steps the learner has taken, by default all of them.
     """
     if not config.episodes or not config.splits:
-        return []
+        return [], {"seconds": 0.0, "actions": 0}
     suite, n = registry.suite(config.suite), config.episodes
     contexts, seeds, where = [], [], []
     for split in config.splits:
@@ -128,7 +129,7 @@ def evaluate_learner(
         where += [(split, i) for i in range(n)]
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
-    outcomes, _ = rollouts(policy, suite, store.schema, all_contexts, seeds)
+    outcomes, seconds = rollouts(policy, suite, store.schema, all_contexts, seeds)
     recorded = store.episodes["behaviour"] != BEHAVIOUR  # the sum of a rollout's rewards is no return
     behaviour = float(store.episodes["return"][recorded if recorded.any() else ...].mean())
     family = registry.learner(config.learner).family
@@ -156,7 +157,7 @@ def evaluate_learner(
                 tags=config.tags,
             )
         )
-    return records
+    return records, {"seconds": round(seconds, 6), "actions": sum(outcome.length for outcome in outcomes)}
 
 
 def _env_seed(config: RunConfig, split: str, episode: int) -> int:
@@ -184,7 +185,7 @@ def evaluate(
     Raises ValueError if the folder is not a run, has not been trained to its last step, or nothing is asked for.
     """
     saved, asked, learner, store = _again(folder, episodes, splits, seed)
-    records = evaluate_learner(asked, learner, store)
+    records, _ = evaluate_learner(asked, learner, store)
     return [replace(record, run=saved.identity, seed=saved.seed) for record in records]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import isfinite
@@ -18,7 +19,9 @@ STYLE = """
 body { margin: 0 auto; max-width: 62rem; padding: 1rem 1.1rem 4rem; color: var(--ink); background: var(--paper);
   font: 16px/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0 .4rem; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
+h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
+h3 { font-size: 1.1rem; margin: 2rem 0 .4rem; } h4 { font-size: .95rem; margin: 0 0 .3rem; }
+nav { font-size: .9rem; margin: 1rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1rem; } a { color: var(--mark); }
 blockquote { margin: .8rem 0; padding: .2rem 1rem; border-left: 4px solid var(--mark); }
 blockquote footer, .note { font-size: .9rem; opacity: .85; }
 .verdict { background: var(--soft); border-radius: .5rem; padding: .7rem 1rem; margin: .8rem 0; }
@@ -29,12 +32,22 @@ blockquote footer, .note { font-size: .9rem; opacity: .85; }
   .supported { color: #3ecf9b; } .refuted { color: #ff9a57; } .inconclusive { color: #b6c0c9; }
 }
 .scroll { overflow-x: auto; margin: .6rem 0; }
+.narrow { display: none; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .8rem; padding: .6rem 1px; }
+.card { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; font-size: .85rem; }
+.card dl { margin: 0; } .card dl > div { display: flex; justify-content: space-between; gap: .8rem; }
+.card dt { font-weight: 400; margin: 0; white-space: nowrap; }
+.card dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; } td.n { white-space: nowrap; }
 figure { margin: 1.2rem 0; } .picture { overflow-x: auto; }
-figure img { width: 100%; max-width: 46rem; height: auto; background: #fff; border-radius: .3rem; }
-@media (max-width: 40rem) { figure img { width: 36rem; max-width: none; } }
+figure img { width: var(--width, 46rem); max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
+@media (max-width: 40rem) {
+  figure img { width: calc(.8 * var(--width, 46rem)); max-width: none; } .narrow { display: block; }
+  #design td { white-space: normal; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
+}
 figcaption { font-size: .95rem; margin-top: .3rem; }
 .verdict p, .verdict ul { margin: .3rem 0; } .verdict ul { padding-left: 1.2rem; font-size: .92rem; }
 .caution { border-left: 4px solid #b37400; padding: .1rem 1rem; margin: 1rem 0; }
@@ -45,8 +58,11 @@ dt { font-weight: 600; margin-top: .7rem; } dd { margin: 0 0 0 1rem; }
   :root { --ink: #000; --paper: #fff; --soft: #f3f5f7; --line: #bbb; }
   body { max-width: none; font-size: 10.5pt; padding: 0; } .scroll, .picture { overflow: visible; }
   table { font-size: 8.5pt; } td.n { white-space: normal; } th, td { padding-right: .45rem; }
-  figure, tr, .verdict { break-inside: avoid; } figure img { width: 100%; }
-  h2 { break-after: avoid; } pre { white-space: pre-wrap; }
+  figure, tr, .verdict, .card { break-inside: avoid; } figure img { max-height: 22cm; object-fit: contain; }
+  figure img { width: calc(.8 * var(--width, 46rem)); } figure details { display: none; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  #run-configurations details:last-child { display: none; }
+  h2, h3, summary { break-after: avoid; } pre { white-space: pre-wrap; } nav, .narrow { display: none; }
 }
 """
 
@@ -66,14 +82,28 @@ $body
 """)
 
 
-def section(heading: str, body: str) -> str:
-    """A heading and HTML below it."""
-    return f"<section><h2>{escape(heading)}</h2>\n{body}</section>"
+def section(heading: str, body: str, *, level: int = 2) -> str:
+    """A heading and HTML below it; `contents` links to those of level 2."""
+    mark = f' id="{re.sub("[^a-z]+", "-", heading.lower())}"' if level == 2 else ""
+    return f"<section{mark}><h{level}>{escape(heading)}</h{level}>\n{body}</section>"
+
+
+def contents(parts: Sequence[str]) -> str:
+    """Links to the sections of level 2 among `parts`."""
+    found = [re.match(r'<section id="([^"]*)"><h2>([^<]*)</h2>', part) for part in parts]
+    links = [f'<a href="#{mark[1]}">{mark[2]}</a>' for mark in found if mark]
+    return f"<nav>{' '.join(links)}</nav>" if links else ""
 
 
 def details(summary: str, body: str) -> str:
     """HTML that is folded away under a summary."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def card(title: str, items: Mapping[str, Any]) -> str:
+    """A box with a title and what is told of it, an item a line."""
+    lines = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(text(v))}</dd></div>" for k, v in items.items())
+    return f'<div class="card"><h4>{escape(title)}</h4><dl>{lines}</dl></div>'
 
 
 def definitions(items: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """A run's folder, written and read. No torch here: figures and reports read thousands of runs.
 
-RUN/ holds config.json (complete; running from it repeats the run), state.json, metrics.jsonl,
-episodes.jsonl, checkpoint/ and DONE. Metrics append line by line; everything else is replaced by rename.
+RUN/ holds config.json (complete; running from it repeats the run), state.json, metrics.jsonl, acting.json (what acting
+took), episodes.jsonl, checkpoint/ and DONE. Metrics append line by line; everything else is replaced by rename.
 """
 
 from __future__ import annotations

@@ -6,10 +6,6 @@ the same bytes (the only times on the page are those passed in `timings`).
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,44 +13,20 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from toolkit import appendix
 from toolkit.claim import words
-from toolkit.claim.findings import CEILING, FLOOR, MARGIN, REGRET, SHARE, Analysis
-from toolkit.page import PAGE, STYLE, definitions, details, flat, note, round_cell, section, table, tag, wide
+from toolkit.claim.findings import CEILING, FLOOR, MARGIN, REGRET, SHARE, Analysis, Reading
+from toolkit.page import PAGE, STYLE, contents, definitions, details, note, section, table, tag
+from toolkit.pictures import find_figure, numbers, picture, rank
 from toolkit.records import Record
 from toolkit.runs import AXES, describe
+from toolkit.threats import answers
 
 QUESTION = (
     "Once you have a large, diverse dataset, almost any mix of learning techniques (supervised, unsupervised, "
     "offline RL, model-based) should all work."
 )
 SOURCE = "E. Jang, “How Can We Make Robotics More Like Generative Modeling?”, 2022"
-
-# What the page says of each threat unless `design["threats"]` says otherwise.
-THREATS = {
-    "Equal tuning budgets": "Nothing was tuned inside this study: every learner ran with one configuration on every "
-    "dataset. Where the design sets it over the learner's defaults, it was chosen beforehand, and not shown to be "
-    "chosen with equal effort for each. A learner that depends on tuning may do better than it does here.",
-    "What each learner sees": "All learners of a draw were given the same transitions. Plain imitation ignores the "
-    "reward (filtered and return-conditioned forms use it); offline RL uses reward and termination; model-based "
-    "learners also fit the dynamics. A difference between families is a difference in what they use as much as in how "
-    "they use it.",
-    "Environment determinism": "Simulated dynamics are deterministic given context and seed unless a suite says "
-    "otherwise, which favours model-based planning and return-conditioned imitation. Nothing here speaks for noisy "
-    "or partially observed systems.",
-    "Privileged expert": "The scripted expert behind the data and the score of 1 may read the context directly, "
-    "and its actions need not be a function of what a learner observes. Imitating it perfectly can be impossible.",
-    "Inference compute": "Learners are compared at equal gradient steps, not at equal compute when acting. Planning "
-    "spends far more per action than a policy network; that cost is not charged to the score.",
-    "Ceiling and floor": "Support needs the best family between 0.5 and 0.95 in the top cell; the table of cells "
-    "says where this holds. Agreement among learners that all fail, or all succeed, is not counted.",
-    "Reference returns": "Scores are linear between a random policy (0) and the scripted expert (1), both measured "
-    "with finite episodes, on each split of contexts. Another reference would stretch every difference by a constant.",
-    "Plain BC against coverage": "Plain behaviour cloning converges to the average behaviour, so data made diverse by "
-    "noise defeats it by definition. If it is the only supervised learner here, read the supervised row with that in "
-    "mind: a goal-conditioned, filtered or return-conditioned form is the fair one.",
-    "Independent units": "Intervals treat the dataset draw as the unit, with Student's correction. With two or three "
-    "draws they are wide; that is the evidence there is, not a fault of the method.",
-}
 
 # Words of the page, in the order a reader meets them.
 GLOSSARY = {
@@ -68,24 +40,15 @@ GLOSSARY = {
     "draw": "the data collected anew, independently; learners of one draw share its data and its evaluation",
     "0.79 [0.70, 0.89]": "a value and its 95% interval",
 }
+REPEAT = (
+    "It collects the data, trains and evaluates every run, and writes this page; interrupted, it continues when given "
+    "again. Seeds are part of the design: on the same machine and versions only the times differ."
+)
 ABBREVIATIONS = {
     "bc": "behaviour cloning",
     "cql": "conservative Q-learning",
     "iql": "implicit Q-learning",
     "mpc": "model-predictive control, planning with a learned model",
-}
-LEVELS = {
-    "sizes": "sizes, in episodes",
-    "contexts": "contexts",
-    "coverages": "coverages, share of random steps",
-    "noise": "action noise, share of half the action range",
-    "draws": "independent draws of the data",
-    "seeds": "training seeds on each draw",
-    "steps": "gradient steps a run",
-    "batch_size": "batch size",
-    "episodes": "evaluation episodes a run and split",
-    "splits": "contexts evaluated on",
-    "hash": "hash of the design",
 }
 
 
@@ -100,6 +63,7 @@ def write(
     design: Mapping[str, Any] | None = None,
     datasets: Sequence[Mapping[str, Any]] = (),
     runs: Sequence[Mapping[str, Any]] = (),
+    asks: Mapping[str, Sequence[str]] | None = None,
     timings: Mapping[str, float] | None = None,
     command: str = "",
 ) -> Path:
@@ -107,55 +71,41 @@ def write(
 
     `figures` are names (NAME.svg or NAME.png in `folder` or `folder`/figures, NAME.csv beside it) or paths of
     pictures; `design["notes"]` (what the study can and cannot show) stand at the top and `design["threats"]` may
-    replace any text of THREATS or add to them; `datasets` are dataset cards, `runs` the runs' configurations,
-    `timings` seconds a phase, `elsewhere` analyses under other conditions by their names. Without an analysis the page
-    is figures and tables. Raises FileNotFoundError naming a figure that was not saved.
+    replace any text of THREATS or add to them; `elsewhere` are analyses under other conditions by their names;
+    `datasets` are dataset cards, `runs` the runs' configurations, `asks` what each learner takes from the data besides
+    observations and actions, `timings` seconds a phase. Without an analysis the page is figures and tables. Raises
+    FileNotFoundError naming a figure that was not saved.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    design = dict(design or {})
-    threats = {**THREATS, **design.pop("threats", {})}
-    caution = _caution(design.pop("notes", ()))
-    pictures = [_picture(find_figure(folder, name)) for name in figures]
+    plan = {k: v for k, v in (design or {}).items() if k not in ("notes", "threats")}
+    caution = _caution((design or {}).get("notes", ()))
+    paths = sorted((find_figure(folder, name) for name in figures), key=rank)
+    pictures = {path.stem: picture(path, number) for number, path in enumerate(paths, start=1)}
+    head, parts = [""], []
     if analysis:
-        parts = [_verdict(analysis), caution, _reading(analysis), *_tables(analysis)]
-        parts += [_elsewhere(elsewhere)] if elsewhere else []
-        parts += [*pictures, _summary(records)]
+        costs = next((numbers(path) for path in paths if path.stem == "pareto"), [])
+        doubts = answers(analysis, records, design=design or {}, asks=asks or {}, costs=costs)
+        head = [_verdict(analysis), caution, _reading(analysis)]
+        parts += [_evidence(analysis, pictures, elsewhere or {}), appendix.evaluated(records)]
+        parts += [section("What to doubt", definitions(doubts))]
     else:
-        parts = [caution, _summary(records), *pictures]
-    if design:
-        parts.append(section("Design", _design(design)))
-    if datasets:
-        parts.append(section("Datasets", _datasets(datasets)))
-    if analysis:
-        parts.append(section("What to doubt", definitions(threats)))
-    if timings:
-        seconds = [(name, f"{value:,.1f} s") for name, value in timings.items()]
-        total = ("all phases", f"{sum(timings.values()):,.1f} s")
-        parts.append(section("Time", table([("phase", "wall clock"), *seconds, total])))
-    if runs:
-        parts.append(section("Run configurations", _configurations(runs)))
-    if command:
-        parts.append(section("To repeat", f"<pre>{escape(command)}</pre>"))
-    page = PAGE.substitute(title=escape(title), style=STYLE, body="\n".join(part for part in parts if part))
+        parts += [caution, appendix.evaluated(records)]
+        parts += [section("Figures", "".join(pictures.values()))] if pictures else []
+    parts += [appendix.datasets(datasets)] if datasets else []
+    parts += [appendix.plan(plan)] if plan else []
+    parts += [appendix.configurations(runs)] if runs else []
+    parts += [appendix.time(timings)] if timings else []
+    parts += (
+        [section("To repeat", f"<pre>{escape(command)}</pre>{note(REPEAT) if analysis else ''}")] if command else []
+    )
+    body = [head[0], contents(parts), *head[1:], *parts]
+    page = PAGE.substitute(title=escape(title), style=STYLE, body="\n".join(part for part in body if part))
     path = folder / "report.html"
     draft = folder / ".report.html.part"
     draft.write_text(page, encoding="utf-8")
     os.replace(draft, path)
     return path
-
-
-def find_figure(folder: Path, name: str | Path) -> Path:
-    """The picture meant by a name or path; SVG before PNG. Raises FileNotFoundError saying where it was looked for."""
-    given = Path(name)
-    if given.suffix in (".svg", ".png"):
-        tried = [given, folder / given]
-    else:
-        tried = [base / f"{given}{end}" for base in (folder, folder / "figures") for end in (".svg", ".png")]
-    for path in tried:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"figure {str(name)!r} is not there; looked for {', '.join(map(str, tried))}")
 
 
 # --- the verdict and its tables ------------------------------------------------------------------------
@@ -169,9 +119,26 @@ def _verdict(a: Analysis) -> str:
         more = "".join(f"<li>{escape(detail)}</li>" for detail in v.details)
         boxes.append(
             f'<div class="verdict"><p><strong>{reading.capitalize()} reading: {meaning}.</strong> {tag(v.outcome)} '
-            f"within this range. {escape(v.summary)}</p>{f'<ul>{more}</ul>' if more else ''}</div>"
+            f"within this range. {escape(v.summary)} {escape(_margin(a, reading))}</p>"
+            f"{f'<ul>{more}</ul>' if more else ''}</div>"
         )
-    return "\n".join([quote, *boxes])
+    return "\n".join([quote, f"<p>{escape(words.context(a)[0])}</p>", *boxes])
+
+
+def _margin(a: Analysis, reading: Reading) -> str:
+    """The number a reading hangs on, with its interval."""
+    if reading == "weak":
+        margins = [(a.family_scores[n], n, "random") for n in a.families]
+        margins += [(a.over_behaviour[n], n, "the behaviour") for n in a.families]
+        least, name, rival = min(margins, key=lambda m: (m[0].low, m[0].value))
+        return f"The least certain margin is that of {name} over {rival}, {least}; its lower end has to reach {MARGIN}."
+    if not a.pairs:
+        return "There are no two families to compare."
+    widest = max(a.pairs, key=lambda p: (max(-p.difference.low, p.difference.high), abs(p.difference.value)))
+    return (
+        f"The widest difference: {widest.first} minus {widest.second} is {widest.difference} (90% interval); it has to "
+        f"lie within {MARGIN} of zero."
+    )
 
 
 def _caution(notes: Sequence[str]) -> str:
@@ -180,18 +147,30 @@ def _caution(notes: Sequence[str]) -> str:
 
 
 def _reading(a: Analysis) -> str:
-    told = "".join(f"<p>{escape(text)}</p>" for text in [*words.context(a), words.width(a)])
+    told = "".join(f"<p>{escape(text)}</p>" for text in [*words.context(a)[1:], words.width(a)])
     short = "; ".join(f"{n}: {ABBREVIATIONS[n]}" for n in a.learner_scores if n in ABBREVIATIONS)
-    return told + section("Words used here", definitions({**GLOSSARY, **({"learners": short} if short else {})}))
+    glossary = definitions({**GLOSSARY, **({"learners": short} if short else {})})
+    return told + details("Words used here", glossary)
 
 
-def _tables(a: Analysis) -> list[str]:
-    return [
-        section("From small and narrow to large and diverse", _moves(a)) if a.direction else "",
-        section("Families on the largest, most diverse data", _families(a)),
-        section("Verdict along each axis", _axes(a)),
-        section("Cells: does the level count, and how far apart are the families", _cells(a)),
+def _evidence(a: Analysis, pictures: Mapping[str, str], elsewhere: Mapping[str, Analysis]) -> str:
+    """Every table with the figures that show the same; figures without a table stand at the end."""
+    tables = {
+        "From small and narrow to large and diverse": (_moves(a) if a.direction else "", ("scaling",)),
+        "Families on the largest, most diverse data": (_families(a), ("comparison", "improvement", "profiles")),
+        "Verdict along each axis": (_axes(a), ("convergence",)),
+        "Cells: does the level count, and how far apart are the families": (_cells(a), ("heatmap",)),
+        "The same question under other conditions": (_elsewhere(elsewhere) if elsewhere else "", ()),
+    }
+    placed = {name for _, names in tables.values() for name in names}
+    parts = [
+        section(heading, body + "".join(pictures.get(name, "") for name in names), level=3)
+        for heading, (body, names) in tables.items()
+        if body
     ]
+    rest = "".join(picture for name, picture in pictures.items() if name not in placed)
+    parts += [section("More figures", rest, level=3)] if rest else []
+    return section("Evidence", '<p class="narrow note">Wide tables and figures scroll sideways.</p>' + "".join(parts))
 
 
 def _moves(a: Analysis) -> str:
@@ -266,7 +245,7 @@ def _elsewhere(found: Mapping[str, Analysis]) -> str:
     legend = note(
         "Each line is an analysis of its own runs, read as the verdicts above; what varied less there can decide less."
     )
-    return section("The same question under other conditions", table(words.elsewhere(found), tags=(4, 5)) + legend)
+    return table(words.elsewhere(found), tags=(4, 5)) + legend
 
 
 def _cells(a: Analysis) -> str:
@@ -282,76 +261,3 @@ def _cells(a: Analysis) -> str:
         f"{CEILING}: families that all fail, or all succeed, agree without converging. A spread below zero is no "
         "mistake: the noise taken off exceeds the differences seen."
     )
-
-
-# --- records, figures, plan ----------------------------------------------------------------------------
-
-
-def _summary(records: Sequence[Record]) -> str:
-    """How much was evaluated, a line for each learner and suite."""
-    rows = [("learner", "family", "suite", "runs", "evaluation episodes", "success", "score")]
-    for key in sorted({(r.learner, r.family, r.suite) for r in records}):
-        group = [r for r in records if (r.learner, r.family, r.suite) == key]
-        wins = sum(r.success for r in group) / len(group)
-        score = sum(r.score for r in group) / len(group)
-        runs = len({r.run for r in group})
-        rows.append((*key, str(runs), f"{len(group):,}", f"{wins:.0%}", f"{score:z.2f}"))
-    return section(
-        "Everything evaluated",
-        table(rows)
-        + note("Means over all data, splits and evaluated steps. Success is judged by the suite's own rule."),
-    )
-
-
-def _picture(path: Path) -> str:
-    from toolkit import registry
-
-    kind = {".svg": "image/svg+xml", ".png": "image/png"}[path.suffix]
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    known = registry.figures().get(path.stem)
-    caption = known.caption if known else ""
-    alt = escape(f"Figure {path.stem}. {caption}", quote=True)
-    numbers = path.with_suffix(".csv")
-    drawn = ""
-    if numbers.is_file():
-        rows = list(csv.reader(io.StringIO(numbers.read_text(encoding="utf-8"))))
-        drawn = details("The numbers drawn", table([rows[0], *([round_cell(x) for x in row] for row in rows[1:])]))
-    name = escape(path.stem.replace("_", " and ") if path.stem == "seen_unseen" else path.stem.replace("_", " "))
-    return (
-        f'<section><h2>Figure: {name}</h2><figure><div class="picture"><img src="data:{kind};base64,{data}" '
-        f'alt="{alt}"></div><figcaption>{escape(caption)}</figcaption></figure>{drawn}</section>'
-    )
-
-
-def _design(design: Mapping[str, Any]) -> str:
-    """The plan's levels as a table, then what each learner was given over its defaults."""
-    learners = design.get("learners")
-    rest = {LEVELS.get(k, k): v for k, v in design.items() if k != "learners" or not isinstance(learners, Mapping)}
-    found = wide([{"setting": k, "value": v} for k, v in rest.items()])
-    if not isinstance(learners, Mapping):
-        return found
-    given = [
-        {
-            "learner": name,
-            "set over its defaults": ", ".join(f"{k} = {v}" for k, v in flat(options).items()) or "nothing",
-        }
-        for name, options in learners.items()
-    ]
-    return found + wide(given)
-
-
-def _datasets(datasets: Sequence[Mapping[str, Any]]) -> str:
-    short = [{k: str(v)[:8] if k == "fingerprint" else v for k, v in flat(d).items()} for d in datasets]
-    words = "Counted and measured on the data themselves; draw and coverage are what the design asked for."
-    return note(words) + wide(short)
-
-
-def _configurations(runs: Sequence[Mapping[str, Any]]) -> str:
-    """What all runs share once, then a table of what differs."""
-    every = [flat(run) for run in runs]
-    keys = list(dict.fromkeys(k for run in every for k in run))
-    shared = {k: every[0][k] for k in keys if all(k in run and run[k] == every[0][k] for run in every)}
-    text = json.dumps(shared, indent=1, ensure_ascii=False)
-    found = details(f"Shared by all {len(runs)} runs ({len(shared)} settings)", f"<pre>{escape(text)}</pre>")
-    differing = [{k: run.get(k, "") for k in keys if k not in shared} for run in every]
-    return found + (details("What differs", wide(differing)) if any(differing) else "")

@@ -5,22 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from toolkit import plan, report, whole
+from toolkit import plan, registry, report, whole
+from toolkit.cards import cards
 from toolkit.claim import analyse
 from toolkit.claim.findings import Analysis
 from toolkit.conduct import Clock, RunsFailed, carry_out, chosen_options, saved, tuned
-from toolkit.design import Condition, Dataset, Design, Task
+from toolkit.design import Condition, Design
 from toolkit.plots import plot
 from toolkit.progress import duration
 from toolkit.records import Record, RunConfig, load, replace_json
 from toolkit.runs import describe
 from toolkit.store import ReplayStore
+from toolkit.text import asks
 from toolkit.tiers import TIERS
 
 __all__ = ["TIERS", "Result", "RunsFailed", "claim", "conclude"]
@@ -80,7 +79,10 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
         replace_json(out / "analysis.json", usual.to_json())
         replace_json(out / "elsewhere.json", {name: analysis.to_json() for name, analysis in elsewhere.items()})
         main = [record for record in records if _condition(record) == design.conditions[0]]
-        figures = plot(main, [], out / "report" / "figures")
+        folders = [
+            out / "runs" / config.folder_name for config in configs if _condition(config) == design.conditions[0]
+        ]
+        figures = plot([*folders, *out.glob("*.csv")], [], out / "report" / "figures", records=main)
         notes += [
             f"The plan was changed after it was saved: {a['why']} ({'; '.join(a['changes'])})." for a in amendments
         ]
@@ -95,6 +97,7 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
             design=body | ({"tuning": tuned(design, out)} if design.tuning else {}),
             datasets=_cards(design, configs, out / "data"),
             runs=[_told(config, out) for config in configs],
+            asks={name: asks(registry.learner(name).needs) for name in design.learners},
             timings=clock.seconds,
             command=command,
         )
@@ -138,7 +141,7 @@ def place(config: RunConfig) -> str:
     return f"{config.learner} on {cell}{more}, {config.suite}, draw {tags['draw']}, seed {config.seed}"
 
 
-def _condition(record: Record) -> Condition:
+def _condition(record: Record | RunConfig) -> Condition:
     return Condition(record.tags.get("quality", 1.0), record.tags.get("arm", "updates"))
 
 
@@ -164,28 +167,14 @@ def _cards(design: Design, configs: Sequence[RunConfig], data: Path) -> list[dic
     """A card for each dataset that was trained on: what it holds, as measured."""
     used = {(config.suite, config.tags["draw"]) for config in configs}
     chosen = [dataset for dataset in design.datasets() if (dataset.task.suite, dataset.draw) in used]
-    return [_card(dataset, size, data) for dataset in chosen for size in dataset.sizes]
-
-
-def _card(dataset: Dataset, size: int, data: Path) -> dict[str, Any]:
-    task: Task = dataset.task
-    view = ReplayStore.open(data / dataset.name).view(plan.view(task, size))
-    return {
-        "store": dataset.name,
-        "view": plan.view(task, size),
-        "draw": dataset.draw,
-        "episodes": len(view),
-        "transitions": view.transitions,
-        "contexts": len(np.unique(view.episodes["context"], axis=0)),
-        "coverage": dataset.coverage,
-        **({} if dataset.quality == 1 else {"quality": dataset.quality}),
-        "mean return": round(float(view.episodes["return"].mean()), 2),
-        "success": round(float(view.episodes["success"].mean()), 3),
-        "digest": _digest(view),
-    }
-
-
-def _digest(view: ReplayStore) -> str:
-    """Of what was collected: the episodes' lengths, returns and contexts, in order."""
-    columns = (np.asarray(view.episodes[name], np.float64) for name in ("length", "return", "context"))
-    return sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:16]
+    asked: list[dict[str, Any]] = []
+    views = []
+    for dataset in chosen:
+        store = ReplayStore.open(data / dataset.name)
+        for size in dataset.sizes:
+            name = plan.view(dataset.task, size)
+            cell = describe((size, dataset.contexts, dataset.coverage))
+            quality = {} if dataset.quality == 1 else {"quality": dataset.quality}
+            asked.append({"cell": cell, **quality, "store": dataset.name, "view": name, "draw": dataset.draw})
+            views.append(store.view(name))
+    return cards(asked, views)

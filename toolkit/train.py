@@ -67,7 +67,9 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
         learner = build(config, data.spec)
         on_the_way = _train(config, folder, data, learner, store, progress)
-        write_records(folder, on_the_way + evaluate_learner(config, learner, store))
+        records, acting = evaluate_learner(config, learner, store)
+        replace_json(folder / "acting.json", acting)
+        write_records(folder, on_the_way + records)
         mark_done(folder, config)
     return folder
 
@@ -114,7 +116,7 @@ def _train(
                     progress("train", step, config.steps)
             if config.evaluate_every and step % config.evaluate_every == 0 and step < config.steps:
                 paused = time.perf_counter()
-                records += evaluate_learner(config, learner, store, step=step)
+                records += evaluate_learner(config, learner, store, step=step)[0]
                 write_records(folder, records, way.name)
                 checkpoint.write(snapshot(folder, step), {"learner": learner.state_dict()})
                 seconds -= time.perf_counter() - paused

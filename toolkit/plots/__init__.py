@@ -1,7 +1,8 @@
 """Figures: one file each. A figure draws given numbers on given axes; it computes, styles and saves nothing.
 
-Figures of runs are called FIGURE and draw evaluation records; figures of data are called DATA_FIGURE and draw the
-descriptors of `toolkit.coverage`; figures of a model are called MODEL_FIGURE and draw a `toolkit.diagnose.Diagnosis`.
+Figures of runs are called FIGURE and draw evaluation records, or what else they say that they read; figures of data
+are called DATA_FIGURE and draw the descriptors of `toolkit.coverage`; figures of a model are called MODEL_FIGURE and
+draw a `toolkit.diagnose.Diagnosis`.
 
 `save` does the styling and saving: PNG, SVG and the CSV of the numbers drawn, the same bytes each time.
 """
@@ -10,16 +11,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from toolkit.tables import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Row = dict[str, Any]
 
 # Okabe and Ito's colours, told apart with any colour vision; pale yellow last, as it is weakest on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -50,11 +51,12 @@ class Figure:
 
     name: str
     caption: str  # one or two sentences for the report: what is drawn and how to read it
-    rows: Callable[[Sequence[Any]], list[Row]]  # evaluation records -> the numbers drawn; this is the CSV
+    rows: Callable[[Sequence[Any]], list[Row]]  # what it reads -> the numbers drawn; this is the CSV
     draw: Callable[[Sequence[Axes], list[Row]], None]  # draws the rows on the panels
     panels: Callable[[list[Row]], int] = lambda rows: 1  # how many axes `draw` wants
     size: Callable[[list[Row]], tuple[float, float]] = lambda rows: (4.6, 3.2)  # inches of one panel
     shared: bool = True  # panels have the same axes
+    reads: Literal["records", "folders"] | Table = "records"  # evaluation records, runs' folders, or rows of a table
 
 
 def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int = 160) -> list[Path]:
@@ -65,6 +67,9 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
+    if not records:
+        source = f"{figure.reads.file} beside or below the runs" if isinstance(figure.reads, Table) else "finished runs"
+        raise ValueError(f"figure {figure.name!r} is drawn from {source}; there are none")
     rows = figure.rows(records)
     if not rows:
         raise ValueError(f"figure {figure.name!r} has nothing to draw from {len(records)} records")
@@ -72,7 +77,7 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{figure.name}.{ending}" for ending in ("png", "svg", "csv")]
     count = figure.panels(rows)
-    columns = count if count <= 3 else ceil(sqrt(count))
+    columns = count if count <= 3 else min(ceil(sqrt(count)), 4)
     lines = ceil(count / columns)
     width, height = figure.size(rows)
     share = figure.shared and count > 1
@@ -90,43 +95,55 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
     return paths
 
 
-def plot(records: Sequence[Any], names: Sequence[str], folder: str | Path) -> list[Path]:
-    """Draw the named figures of runs into `folder`; PNG, SVG and CSV paths, in that order for each.
+def plot(
+    paths: Sequence[str | Path],
+    names: Sequence[str],
+    folder: str | Path,
+    *,
+    records: Sequence[Any] | None = None,
+) -> list[Path]:
+    """Draw the named figures of what lies at `paths` into `folder`; PNG, SVG and CSV paths, in that order for each.
 
-    Without names, every figure that applies to the records. Raises ValueError for an unknown name, a named
-    figure that does not apply, or if none applies.
+    `paths` hold finished runs and tables; `records` are those of the runs, if they have been loaded. Without names,
+    every figure that applies. Raises FileNotFoundError if a path does not exist, and ValueError for an unknown name, a
+    named figure that does not apply, a damaged file, or if none applies.
     """
     from toolkit import registry
+    from toolkit.records import load, run_folders
 
-    return _plot(registry.figures(), records, names, folder, "runs")
+    known = registry.figures()
+    chosen = [registry.pick("figure", name, known) for name in names] or list(known.values())
+    folders = run_folders(*paths)
+    if records is None:
+        records = load(*folders) if folders else []
+    inputs: dict[Any, Sequence[Any]] = {"records": records, "folders": folders}
+    inputs |= {f.reads: f.reads.read(*paths) for f in chosen if isinstance(f.reads, Table)}
+    return _plot([(figure, inputs[figure.reads]) for figure in chosen], folder, f"{len(folders)} runs", bool(names))
 
 
 def plot_data(descriptors: Sequence[Any], folder: str | Path) -> list[Path]:
     """As `plot`, every figure of data that applies to `descriptors`, a list of `toolkit.coverage.Coverage`."""
     from toolkit import registry
 
-    return _plot(registry.data_figures(), descriptors, [], folder, "data")
+    figures = registry.data_figures().values()
+    return _plot([(figure, descriptors) for figure in figures], folder, f"{len(descriptors)} stores", False)
 
 
 def plot_model(diagnosis: Any, folder: str | Path) -> list[Path]:
     """As `plot`, every figure of a model that applies to a `toolkit.diagnose.Diagnosis`."""
     from toolkit import registry
 
-    return _plot(registry.model_figures(), [diagnosis], [], folder, "models")
+    return _plot([(figure, [diagnosis]) for figure in registry.model_figures().values()], folder, "models", False)
 
 
-def _plot(
-    known: dict[str, Figure], records: Sequence[Any], names: Sequence[str], folder: str | Path, what: str
-) -> list[Path]:
-    from toolkit import registry
-
-    chosen = [registry.pick("figure", name, known) for name in names] or list(known.values())
+def _plot(chosen: Sequence[tuple[Figure, Sequence[Any]]], folder: str | Path, what: str, strict: bool) -> list[Path]:
+    """Save each figure from what it reads; one that does not apply is passed over, unless `strict` or all are."""
     paths, refused = [], []
-    for figure in chosen:
+    for figure, given in chosen:
         try:
-            paths += save(figure, records, folder)
+            paths += save(figure, given, folder)
         except ValueError as error:
-            if names:
+            if strict:
                 raise
             refused.append(f"{figure.name}: {error}")
     if not paths:
@@ -152,12 +169,14 @@ def look(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 def counts(rows: Sequence[Row], each: str = "") -> str:
     """'n = 6 runs (3 draws)' behind the summary rows of a picture, one an `each`, with a warning below ten."""
 
-    def span(key: str) -> str:
-        values = sorted({row[key] for row in rows if row.get(key) is not None})
-        return f"{values[0]}" if len(values) == 1 else f"{values[0]} to {values[-1]}"
-
     least = min(row["runs"] for row in rows)
-    plural = "" if span("runs") == "1" else "s"
-    draws = f"{span('draws')} draw{'' if span('draws') == '1' else 's'}"
+    runs, draws = (span(row[key] for row in rows if row.get(key) is not None) for key in ("runs", "draws"))
     warning = f", fewer than {FEW}" if least < FEW else ""
-    return f"n = {span('runs')} run{plural}{each and f' a {each}'} ({draws}){warning}"
+    of = f"{draws} draw{'s' * (draws != '1')}"
+    return f"n = {runs} run{'s' * (runs != '1')}{each and f' a {each}'} ({of}){warning}"
+
+
+def span(values: Iterable[int]) -> str:
+    """'6', or '6 to 8'."""
+    found = sorted(set(values))
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"

@@ -10,26 +10,17 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.plots import Figure, Row, counts, look
+from toolkit.plots._chosen import contexts_of, decisive
 from toolkit.records import Record
-from toolkit.runs import Run, describe, estimate_runs, extreme_cells, run_table
+from toolkit.runs import Run, estimate_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PREFERRED = ("interpolated", "seen", "extrapolated")
-
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """One row a mean, IQM, run and behaviour; `kind` says which. Tagged records are cut to their top cell."""
-    runs = run_table(records)
-    where = "all data"
-    if all(r.cell for r in runs):
-        top = extreme_cells(r.cell for r in runs if r.cell)[1]
-        runs = [r for r in runs if r.cell == top]
-        where = describe(top)
-    splits = {s for r in runs for s in r.scores}
-    split = next((s for s in PREFERRED if s in splits), min(splits))
-    runs = [r for r in runs if split in r.scores]
+    runs, split, where = decisive(records)
     found: list[Row] = []
     for name in sorted({r.learner for r in runs}):
         group = [r for r in runs if r.learner == name]
@@ -84,8 +75,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     ax.set_ylim(-0.6, len(means) - 0.4)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("score (0 random, 1 scripted expert)")
-    contexts = "Seen contexts" if means[0]["split"] == "seen" else f"Unseen ({means[0]['split']}) contexts"
-    ax.set_title(f"{contexts}; {means[0]['data']}\n{counts(means, 'learner')}", loc="left")
+    ax.set_title(f"{contexts_of(means[0]['split'])}; {means[0]['data']}\n{counts(means, 'learner')}", loc="left")
     ax.figure.legend(loc="outside lower center", ncols=2)  # type: ignore[union-attr, call-arg]
 
 

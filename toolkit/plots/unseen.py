@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toolkit.plots import Figure, Row, counts, look
+from toolkit.plots._chosen import data_label
 from toolkit.records import Record
 from toolkit.runs import UNSEEN, Run, estimate_runs, run_table
 
@@ -31,7 +32,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
                 if (r.learner, r.cell or (), r.suite) == (learner, cell, suite) and {"seen", split} <= set(r.scores)
             ]
             if group:
-                found.append({"learner": learner, "data": _label(group[0], several), **_gap(group, split)})
+                found.append({"learner": learner, "data": data_label(group[0], several), **_gap(group, split)})
     if not found:
         raise ValueError("seen_unseen needs runs evaluated on seen and on interpolated or extrapolated contexts")
     return found
@@ -45,13 +46,6 @@ def _gap(group: Sequence[Run], split: str) -> Row:
         "gap": gap.value, "gap_low": gap.low, "gap_high": gap.high,
         "runs": len(group), "draws": len({r.draw for r in group}), "interval_over": over,
     }  # fmt: skip
-
-
-def _label(run: Run, several: bool) -> str:
-    parts = [run.suite] if several or not run.cell else []
-    if run.cell:
-        parts += [f"{run.cell[0]:,.0f}", f"{run.cell[1]:,.0f}", f"{run.cell[2]:g}"]
-    return " / ".join(parts)
 
 
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:

@@ -1,0 +1,48 @@
+"""Rank agreement of proxies with return is taken inside a cell, with clusters as units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toolkit.proxies import agreement
+
+
+def models(draws=4, each=6, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    draw = np.repeat(np.arange(draws), each)
+    returns = rng.normal(0, 1, draws * each) + 2 * draw
+    return returns + rng.normal(0, noise, len(returns)) if noise else returns, returns, draw, 1000 * draw
+
+
+def test_the_return_itself_agrees_and_loses_nothing():
+    value, returns, draw, seed = models()
+    found = agreement(value, returns, draw, seed)
+    assert found.tau.value == found.tau.low == found.tau.high == 1
+    assert found.regret.value == 0
+    assert (found.models, found.clusters) == (24, 4)
+
+
+def test_the_opposite_order_is_minus_one_and_loses_the_range():
+    value, returns, draw, seed = models()
+    found = agreement(-value, returns, draw, seed)
+    assert found.tau.value == -1
+    spans = [np.ptp(returns[draw == d]) for d in range(4)]
+    assert found.regret.value == pytest.approx(np.mean(spans))
+
+
+def test_noise_widens_the_interval_and_it_stays_inside_its_range():
+    found = agreement(*models(noise=2.0))
+    assert -1 <= found.tau.low < found.tau.value < found.tau.high <= 1
+
+
+def test_seeds_are_the_clusters_of_a_single_draw_and_two_give_no_interval():
+    value, returns, _, seed = models(draws=3)
+    assert agreement(value, returns, [0] * 18, seed).clusters == 3
+    value, returns, draw, seed = models(draws=2)
+    assert not agreement(value, returns, draw, seed).tau.bounded
+
+
+def test_one_model_has_no_rank():
+    with pytest.raises(ValueError, match="two models or more, got 1"):
+        agreement([1.0], [1.0], [0], [0])

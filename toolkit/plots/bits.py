@@ -1,0 +1,127 @@
+"""How much of what happens is modelled: bits explained a transition, against the size of the data and return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit import stats
+from toolkit.plots import Figure, Row, counts, look
+from toolkit.tables import BITS, distinct
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WHAT = {"action": "action given observation", "transition": "next observation, reward, end"}
+AGAINST = {"size": "transitions in the data", "return": "return"}
+
+
+def rows(table: Sequence[Row]) -> list[Row]:
+    """One row a learner, dataset and thing modelled: means over runs, and the interval of the bits over draws.
+
+    Undefined bits stay empty. Raises ValueError if nothing is defined, or a cell mixes exact values with bounds.
+    """
+    found: list[Row] = []
+    for what, learner, dataset in sorted({(r["what"], r["learner"], r["dataset"]) for r in table}):
+        own = [r for r in table if (r["what"], r["learner"], r["dataset"]) == (what, learner, dataset)]
+        kinds = distinct(own, "exactness")
+        if len(kinds) > 1 or what not in WHAT or kinds[0] not in ("exact", "bound", "none"):
+            raise ValueError(
+                f"bits of {learner} on {dataset} are {' and '.join(kinds)} of {what!r}; expected exact, bound or none, "
+                f"one of them, of {' or '.join(WHAT)}"
+            )
+        if kinds[0] == "none":
+            e = None
+        else:
+            draws = distinct(own, "draw")
+            key = "draw" if len(draws) > 1 else "seed"
+            e = stats.student_interval([[_mean(own, "explained", key, unit) for unit in distinct(own, key)]])
+        found.append(
+            {
+                "what": what, "learner": learner, "dataset": dataset, "exactness": kinds[0],
+                "explained": e and e.value, "low": e and e.low, "high": e and e.high,
+                "marginal": _mean(own, "marginal"), "size": _mean(own, "size"), "return": _mean(own, "return"),
+                "runs": len(own), "draws": len(distinct(own, "draw")),
+            }
+        )  # fmt: skip
+    if all(r["exactness"] == "none" for r in found):
+        raise ValueError("bits has nothing to draw: no learner here has probabilities")
+    return found
+
+
+def _mean(rows: Sequence[Row], key: str, within: str = "", unit: int = 0) -> float:
+    """Mean of a column over its cells that are not empty, of one draw or seed if asked."""
+    found = [r[key] for r in rows if r[key] is not None and (not within or r[within] == unit)]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _panels(rows: list[Row]) -> list[tuple[str, str]]:
+    """(what, against) of each panel; what no learner has bits for is left out."""
+    told = [what for what in WHAT if any(r["what"] == what and r["exactness"] != "none" for r in rows)]
+    return [(what, key) for what in told for key in AGAINST]
+
+
+def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
+    """Exact values are filled, bounds open with an arrow; a grey dash is what there is to explain."""
+    looks = look([r["learner"] for r in rows])
+    names = sorted(looks)
+    for ax, (what, key) in zip(axes, _panels(rows), strict=True):
+        own = [r for r in rows if r["what"] == what]
+        told = [r for r in own if r["exactness"] != "none"]
+        for r in told:
+            colour, marker = looks[r["learner"]]
+            x = r[key]
+            if key == "size":  # points of one size stand side by side
+                beside = [other for other in told if other["size"] == r["size"]]
+                x *= 1.5 ** ((beside.index(r) + 0.5) / len(beside) - 0.5)
+                ax.plot([x], [r["marginal"]], "_", color="#777777", ms=8)
+            if isfinite(r["low"]):
+                ax.plot([x, x], [r["low"], r["high"]], color=colour, lw=1.2, alpha=0.7)
+            exact = r["exactness"] == "exact"
+            if not exact:
+                ax.annotate("", (x, r["explained"]), xytext=(0, 13), textcoords="offset points",
+                            arrowprops={"arrowstyle": "<-", "color": colour, "lw": 1.0})  # fmt: skip
+            ax.plot([x], [r["explained"]], marker, color=colour, mfc=colour if exact else "white", mew=1.3, ms=6)
+        absent = [n for n in names if all(r["exactness"] == "none" for r in own if r["learner"] == n)]
+        ax.set_title(WHAT[what] + (f"\nn/a: {', '.join(absent)}" if absent else ""), loc="left", fontsize=9)
+        ax.axhline(0, color="#555555", lw=0.8)
+        ax.margins(0.12)
+        most = "marginal" if key == "size" else "explained"
+        ends = [0.0, *(r["explained"] for r in told), *(r[most] for r in told)]
+        room = 0.2 * (max(ends) - min(ends))
+        ax.set_ylim(min(ends) - room, max(ends) + room)
+        ax.set_xlabel(AGAINST[key])
+        if key == "size":
+            sizes = distinct(own, "size")
+            ax.set_xscale("log")
+            ax.set_xlim(sizes[0] / 1.7, sizes[-1] * 1.7)
+            ax.set_xticks(sizes, [f"{s:,.0f}" for s in sizes])
+            ax.set_xticks([], minor=True)
+            ax.set_ylabel("bits explained a transition")
+    figure = axes[0].figure
+    figure.suptitle(f"Bits explained, held-out episodes\n{counts(rows, 'point')}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
+    for name in (n for n in names if any(r["learner"] == n and r["exactness"] != "none" for r in rows)):
+        axes[0].plot([], [], looks[name][1], color=looks[name][0], ms=6, label=name)
+    axes[0].plot([], [], "_", color="#777777", ms=8, label="all there is to explain")
+    if any(r["exactness"] == "bound" for r in rows):
+        axes[0].plot([], [], "o", color="#555555", mfc="white", mew=1.3, label="open, arrow: a bound, maybe more")
+    figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr, call-arg]
+
+
+FIGURE = Figure(
+    name="bits",
+    caption="Bits explained a transition of held-out episodes: the code length without a model, less that with it, "
+    "whose bins cancel. Grey dashes are the code length without a model, all there is to explain. Filled points are "
+    "exact, open ones with an arrow bounds from below, which do not rank beside exact ones; n/a: a learner without "
+    "probabilities. Below zero a model misleads. Vertical lines are 95% Student intervals over dataset draws; one that "
+    "meets the frame goes on beyond it.",
+    rows=rows,
+    draw=draw,
+    panels=lambda rows: len(_panels(rows)),
+    size=lambda rows: (3.3, 3.2),
+    shared=False,
+    reads=BITS,
+)

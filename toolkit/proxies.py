@@ -1,0 +1,54 @@
+"""Does a proxy know which model is good? Rank agreement with return inside one cell, and what trusting it loses.
+
+A cell is one learner on one kind of data. Ranks are never pooled over cells: a proxy that only tells easy data from
+hard ones would look as if it told good models from bad ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from toolkit import stats
+from toolkit.stats import Array, Estimate
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One proxy in one cell. NaN where all values or all returns are equal."""
+
+    tau: Estimate  # Kendall's tau-b; its interval leaves out one cluster at a time
+    regret: Estimate  # return of a run's best checkpoint minus that of the one its proxy prefers
+    models: int
+    clusters: int  # dataset draws, or the seeds of the only draw
+
+
+def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[int], seed: Sequence[int]) -> Agreement:
+    """How the ranks of n models by proxy and by return agree; a greater `value` should mean a better model.
+
+    Models of one draw share its data and are one cluster. Raises ValueError for fewer than two models.
+    """
+    x, y = np.asarray(value, np.float64), np.asarray(returns, np.float64)
+    if len(x) < 2:
+        raise ValueError(f"rank agreement needs two models or more, got {len(x)}")
+    places = list(zip(draw, seed, strict=True))
+    unit = [d for d, _ in places] if len(set(draw)) > 1 else [s for _, s in places]
+    names, member = np.unique(unit, return_inverse=True)
+
+    def rank(kept: Array) -> float:
+        inside = np.isin(member, kept)
+        return float(kendalltau(x[inside], y[inside]).statistic)
+
+    tau = stats.jackknife(rank, len(names))
+    if isfinite(tau.low):
+        tau = Estimate(tau.value, max(tau.low, -1.0), min(tau.high, 1.0), tau.level, tau.n)
+    lost: dict[int, list[float]] = {}
+    for place in sorted(set(places)):
+        own = [i for i, other in enumerate(places) if other == place]
+        lost.setdefault(unit[own[0]], []).append(float(y[own].max() - y[own[int(x[own].argmax())]]))
+    regret = stats.student_interval([[float(np.mean(each)) for each in lost.values()]])
+    return Agreement(tau, regret, len(x), len(names))

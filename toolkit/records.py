@@ -173,8 +173,11 @@ class RunConfig:
         return _checked(cls(**{**data, "splits": tuple(data["splits"])}))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole: to a temporary name, flushed, then renamed over `path`."""
+def replace_text(path: Path, text: str, *, create_only: bool = False) -> None:
+    """Write a file whole: to a temporary name, flushed, then renamed over `path`.
+
+    Raises FileExistsError if `create_only` and it is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -182,7 +185,10 @@ def replace_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if create_only:
+            os.link(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -234,8 +240,11 @@ def write_records(folder: Path, records: Iterable[Record]) -> None:
 
 
 def mark_done(folder: Path, config: RunConfig) -> None:
-    """Write DONE, the last file of a run: its identity, and the SHA-256 of its evaluation records."""
-    replace_text(folder / "DONE", f"{config.identity}\n{_content(folder)}\n")
+    """Write DONE, the last file of a run: its identity, and the SHA-256 of its evaluation records.
+
+    Raises FileExistsError if the run is done already.
+    """
+    replace_text(folder / "DONE", f"{config.identity}\n{_content(folder)}\n", create_only=True)
 
 
 def verify_done(folder: Path, config: RunConfig) -> None:

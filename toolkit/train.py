@@ -14,11 +14,13 @@ import torch
 from toolkit import checkpoint, feed
 from toolkit.configure import build, configure, learner_config, open_data, restore
 from toolkit.core import Learner, LearnerConfig, child_seed
-from toolkit.engines.local import interrupt_flag, only_one
+from toolkit.engines.local import interrupt_flag
 from toolkit.evaluate import evaluate_learner
+from toolkit.lease import Lease, hold
 from toolkit.records import (
     RunConfig,
     mark_done,
+    mean_scores,
     naming,
     read_config,
     read_metrics,
@@ -46,7 +48,8 @@ def train(learner: str | LearnerConfig, *, out: str | Path, progress: Progress |
 def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None) -> Path:
     """Carry out one run in `out`/<its folder>, from wherever it stands. Raises ValueError if its data has changed.
 
-    Raises BlockingIOError if another process is at work on the same run.
+    Raises BlockingIOError if another process is at work on the same run, and LeaseLost, writing nothing more, if
+    another took it over because this one was silent for long.
     """
     folder = Path(out) / config.folder_name
     if (folder / "DONE").exists():
@@ -57,24 +60,37 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
     if store.fingerprint != config.fingerprint:
         raise ValueError(f"{config.store}: its data is not what this run was configured for (fingerprint differs)")
     folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder):
+    with hold(folder) as lease:
+        if (folder / "DONE").exists():  # another process was faster
+            return folder
         torch.set_num_threads(config.threads)
         replace_json(folder / "config.json", config.to_json())
         data = feed.training_data(store, learner_config(config.learner, config.options).needs)
         saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
         learner = build(config, data.spec)
-        _train(config, folder, data, learner, progress)
+        seconds = _train(config, folder, data, learner, progress, lease)
+        began = time.perf_counter()
         records = evaluate_learner(config, learner, store)
+        timing = {"seconds": round(seconds, 3), "evaluation_seconds": round(time.perf_counter() - began, 3)}
+        scores = {split: round(score, 6) for (_, split), (score, _) in mean_scores(records).items()}
+        lease.check()
+        replace_json(folder / "state.json", {"step": config.steps, "steps": config.steps, **timing, "scores": scores})
         write_records(folder, records)
+        lease.check()
         mark_done(folder, config)
     return folder
 
 
 def _train(
-    config: RunConfig, folder: Path, data: ReplayStore | Mixture, learner: Learner, progress: Progress | None
-) -> None:
-    """Gradient steps until `config.steps`, from the checkpoint if there is one."""
+    config: RunConfig,
+    folder: Path,
+    data: ReplayStore | Mixture,
+    learner: Learner,
+    progress: Progress | None,
+    lease: Lease,
+) -> float:
+    """Gradient steps until `config.steps`, from the checkpoint if there is one; seconds spent, in all sittings."""
     needs = learner_config(config.learner, config.options).needs
     seed = child_seed(config.seed, "batches", config.learner)
     sampler = feed.sampler(data, needs, batch_size=config.batch_size, seed=seed, device=config.device, tier=config.tier)
@@ -88,6 +104,7 @@ def _train(
 
     def save() -> None:
         state = {"learner": learner.state_dict(), "sampler": sampler.state, "step": step}
+        lease.check()
         checkpoint.write(folder / "checkpoint", state | {"seconds": seconds + time.perf_counter() - began})
         replace_json(folder / "state.json", {"step": step, "steps": config.steps})
 
@@ -109,6 +126,7 @@ def _train(
         save()
     if interrupted.is_set():  # while it was saved for the last time
         raise KeyboardInterrupt
+    return seconds + time.perf_counter() - began
 
 
 def _log(log: Any, step: int, metrics: Mapping[str, Any], seconds: float) -> None:

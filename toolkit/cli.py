@@ -20,7 +20,10 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_data import Data
+from toolkit.cli_doctor import Completion, Doctor
+from toolkit.cli_figures import Plot, Report
 from toolkit.cli_runs import FQE, Export
+from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
 from toolkit.cli_types import Location
 
@@ -199,52 +202,6 @@ class Eval:
 
 
 @dataclass
-class Plot:
-    """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
-
-    runs: Positional[list[Path]]
-    figure: list[str] = field(default_factory=list)
-    """comparison, scaling, seen_unseen, ...; all that apply by default."""
-    out: Path = Path("figures")
-
-    def run(self) -> int:
-        from toolkit.plots import plot
-        from toolkit.records import load, naming
-
-        records = load(*self.runs)
-        with naming(self.out):
-            paths = plot(records, self.figure, self.out)
-        print("\n".join(map(str, paths)))
-        return 0
-
-
-@dataclass
-class Report:
-    """Write one self-contained HTML page about finished runs."""
-
-    runs: Positional[list[Path]]
-    out: Path = Path("report")
-
-    def run(self) -> int:
-        from toolkit.plots import plot
-        from toolkit.records import load, naming, read_config, run_folders
-        from toolkit.report import write
-
-        records = load(*self.runs)
-        with naming(self.out):
-            page = write(
-                self.out,
-                title="Runs",
-                records=records,
-                figures=[path for path in plot(records, [], self.out / "figures") if path.suffix == ".svg"],
-                runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
-                command=f"packmule report {' '.join(map(str, self.runs))}",
-            )
-        print(page)
-        return 0
-
-
-@dataclass
 class Learners:
     """List the learners there are: family, paper, what each asks of the data, and the actions it takes."""
 
@@ -341,12 +298,16 @@ def parse(argv: Sequence[str]) -> Command:
     train: type = Train
     if argv and argv[0] == "train":
         train = train_command(argv[1:])
+    if argv and argv[0] == "sweep":
+        argv = ["sweep", *with_preset(argv[1:])]
     commands = {
         "claim": Claim,
         "collect": Collect,
         "expert": Expert,
         "data": Data,
         "train": train,
+        "sweep": Sweep,
+        "status": Status,
         "eval": Eval,
         "fqe": FQE,
         "plot": Plot,
@@ -354,6 +315,8 @@ def parse(argv: Sequence[str]) -> Command:
         "export": Export,
         "learners": Learners,
         "suites": Suites,
+        "doctor": Doctor,
+        "completion": Completion,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

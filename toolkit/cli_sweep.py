@@ -15,7 +15,9 @@ from toolkit.cli_train import RunSettings, print_scores
 
 if TYPE_CHECKING:
     from toolkit.engines import Engine
+    from toolkit.grid import Grid
     from toolkit.records import RunConfig
+    from toolkit.sweep import Outcome
 
 
 @dataclass(kw_only=True)
@@ -39,6 +41,12 @@ class Sweep(RunSettings):
     """A YAML or JSON file of these flags; those given here stand over it."""
     dry_run: bool = False
     """Print the runs, what is done already and what the rest will cost; start nothing."""
+    search: Literal["random", "tpe", "halving"] | None = None
+    """Search the axes instead of crossing them, the same budget for each learner; a range is LOW:HIGH or LOW:HIGH:log.
+
+    halving gives random trials few steps, and the best third three times as many, up to --steps."""
+    trials: int = 20
+    """Of --search, for each learner; each is scored over all stores and seeds."""
     retries: int = 1
     """Times a run that failed is tried again."""
     engine: Literal["local", "ray", "slurm"] = "local"
@@ -52,25 +60,51 @@ class Sweep(RunSettings):
 
     def run(self) -> int:
         from toolkit.grid import Axis, Grid
-        from toolkit.sweep import sweep
         from toolkit.variants import load_variants
-        from toolkit.watch import Watch
 
         settings = {item: getattr(self, item) for item in RunSettings.__dataclass_fields__ if item != "out"}
         axes = {str(axis := Axis.parse(text)): axis for text in self.axis}  # the last of a name stands
         grid = Grid(self.learners, self.stores, self.seeds, self.views, tuple(axes.values()), settings)
-        configs = grid.runs()
         engine = self.chosen()
+        if self.search is not None:
+            return self.searched(grid, engine)
+        configs = grid.runs()
         if self.dry_run:
             print(plan(configs, self.out, self.slots or getattr(engine, "slots", None)))
             return 0
-        with Watch([config.folder_name for config in configs], self.out) as watch:
-            outcome = sweep(configs, self.out, engine=engine, retries=self.retries, watch=watch)
+        outcome = self.carried(configs, engine)
         if self.episodes and self.splits and outcome.done + outcome.skipped:
             finished = [self.out / c.folder_name for c in configs if c.folder_name not in outcome.failed]
             print_scores(load_variants(*finished))
         print(f"{outcome.done} done, {outcome.skipped} were done before, {len(outcome.failed)} failed: {self.out}")
         return 1 if outcome.failed else 0
+
+    def carried(self, configs: Sequence[RunConfig], engine: Engine) -> Outcome:
+        from toolkit.sweep import sweep
+        from toolkit.watch import Watch
+
+        with Watch([config.folder_name for config in configs], self.out) as watch:
+            return sweep(configs, self.out, engine=engine, retries=self.retries, watch=watch)
+
+    def searched(self, grid: Grid, engine: Engine) -> int:
+        """Find each learner's best options, and keep them as a preset of later sweeps."""
+        from toolkit.records import replace_json
+        from toolkit.search import Search
+        from toolkit.text import aligned
+
+        if not (self.episodes and self.splits) or self.dry_run:
+            raise ValueError(
+                "--search needs the scores of an evaluation, and asks as it goes: no --episodes 0, no --dry-run"
+            )
+        assert self.search is not None
+        best = Search(self.search, self.trials).best(grid, self.out, lambda configs: self.carried(configs, engine))
+        found = {axis: level for trial in best.values() for axis, level in trial.flags.items()}
+        path = self.out / f"best-{self.search}.json"
+        replace_json(path, {"learners": list(best), "axes": found})
+        rows = [[name, f"{trial.score:.3f}", json.dumps(trial.flags)] for name, trial in best.items()]
+        print(aligned([["learner", "score", "best options"], *rows]))
+        print(f"{path}: for packmule sweep --preset, with seeds that the search has not seen")
+        return 0
 
     def chosen(self) -> Engine:
         """The engine. Raises ValueError for flags of another one, ImportError if its extra is missing."""

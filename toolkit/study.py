@@ -19,19 +19,19 @@ from toolkit.collect import collect
 from toolkit.configure import configure
 from toolkit.core import child_seed
 from toolkit.design import TIERS, Dataset, Design, difference
-from toolkit.engines.local import TaskFailed, map_tasks
+from toolkit.engines.local import Local, TaskFailed, map_tasks
 from toolkit.plots import plot
 from toolkit.progress import ProgressLine, duration
 from toolkit.records import RunConfig, load, read_object, replace_json
 from toolkit.registry import suite as find_suite
 from toolkit.store import ReplayStore
-from toolkit.train import run
+from toolkit.sweep import sweep
 
 __all__ = ["TIERS", "Result", "RunsFailed", "claim"]
 
 
 class RunsFailed(RuntimeError):
-    """Some runs failed; the others are finished and kept. The message holds each failure's last lines."""
+    """Some runs failed; the others are finished and kept. Each was shown, with its last lines, as it happened."""
 
 
 @dataclass(frozen=True)
@@ -157,24 +157,27 @@ def _runs(design: Design, out: Path) -> Iterator[RunConfig]:
 
 def _train(configs: list[RunConfig], out: Path, slots: int) -> None:
     line = ProgressLine("train and evaluate", len(configs))
-    todo = [config for config in configs if not (out / "runs" / config.folder_name / "DONE").exists()]
-    line.update(len(configs) - len(todo))
-    tasks = [(run, (config, str(out / "runs"))) for config in todo]
-    _drain(tasks, [config.folder_name for config in todo], slots, line)
+    outcome = sweep(configs, out / "runs", engine=Local(slots), watch=line.update)
+    line.close()
+    _complain(len(outcome.failed), len(configs) - outcome.skipped)
 
 
 def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> None:
     """Carry out tasks, show progress, and raise RunsFailed at the end if any failed."""
-    done, failed = line.total - len(tasks), []
+    done, failed = line.total - len(tasks), 0
     for index, result in map_tasks(tasks, slots=slots):
         done += 1
         if isinstance(result, TaskFailed):
-            failed.append(f"{names[index]}: {str(result).strip()[-1500:]}")
-            print(f"\nfailed: {failed[-1]}", file=sys.stderr)
+            failed += 1
+            print(f"\nfailed: {names[index]}: {str(result).strip()[-1500:]}", file=sys.stderr)
         line.update(done, names[index])
     line.close()
+    _complain(failed, len(tasks))
+
+
+def _complain(failed: int, tried: int) -> None:
     if failed:
-        raise RunsFailed(f"{len(failed)} of {len(tasks)} failed; the rest is kept, the same command tries again")
+        raise RunsFailed(f"{failed} of {tried} failed; the rest is kept, the same command tries again")
 
 
 def _cards(design: Design, out: Path) -> list[dict]:

@@ -64,8 +64,8 @@ class Sweep(RunSettings):
 
         settings = {item: getattr(self, item) for item in RunSettings.__dataclass_fields__ if item != "out"}
         axes = {str(axis := Axis.parse(text)): axis for text in self.axis}  # the last of a name stands
-        grid = Grid(self.learners, self.stores, self.seeds, self.views, tuple(axes.values()), settings)
         engine = self.chosen()
+        grid = Grid(self.learners, self.stores, self.seeds, self.views, tuple(axes.values()), settings)
         if self.search is not None:
             return self.searched(grid, engine)
         configs = grid.runs()
@@ -121,9 +121,11 @@ class Sweep(RunSettings):
             from toolkit.engines.slurm import Slurm, parameters
 
             return Slurm(self.out / ".slurm", self.slots, {"cpus_per_task": self.threads, **parameters(self.slurm)})
-        from toolkit.engines.local import Local
+        from toolkit.engines.local import Local, warm_up
         from toolkit.slots import free_slots
 
+        if not self.dry_run:
+            warm_up()  # while the grid is being checked
         return Local(self.slots or free_slots(self.threads))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROUND = 5  # trials of TPE that are asked for together; fixed, so that the number of slots changes no result
 SHRINK = 3  # halving: a third of the trials goes on, with three times the steps
 
-Carry = Callable[[Sequence[RunConfig]], None]  # carries out runs; what fails is missing afterwards
+Carry = Callable[[Sequence[RunConfig]], object]  # carries out runs; what fails is missing afterwards
 
 
 @dataclass(frozen=True)

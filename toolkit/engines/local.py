@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -89,37 +89,51 @@ def _death(code: int | None) -> str:
     return f"the process died with exit code {code}"
 
 
+def warm_up() -> None:
+    """Start the server that workers are forked from, and return while it imports: a caller has other things to do."""
+    with _starting():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """What is started here has one thread a process, which beats one process of many, and does not die of Ctrl-C.
+
+    Ctrl-C reaches the whole group; the mask is inherited, so that it cannot hit a process that is about to ignore it.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload([WARM])
+    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(saved, "1"))
+    resource_tracker.ensure_running()  # else its own start, inside ours, would lift the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class _Worker:
     """A process that carries out tasks, forked from a server that is single-threaded and has imported `WARM`."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([WARM])
         self.pipe, theirs = context.Pipe()
-        # one thread each: one process a core with one thread beats one process with many
-        saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(saved, "1"))
-        # the server keeps the environment that it was started in, so today's goes along
-        self.process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=False)
-        # Ctrl-C reaches the whole group: the server and its children inherit the mask, so that none dies of it
-        resource_tracker.ensure_running()  # else its own start, inside ours, would lift the mask
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            forkserver.ensure_running()
+        with _starting():
+            # the server keeps the environment that it was started in, so today's goes along
+            self.process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=False)
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            for name, value in saved.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
         theirs.close()
         self.index = -1
 
     def give(self, index: int, tasks: Sequence[Task]) -> None:
         self.index = index
-        self.pipe.send(tasks[index])
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died: receiving will say so
+            self.pipe.send(tasks[index])
 
 
 def _stop(workers: Iterable[_Worker]) -> None:

@@ -118,6 +118,8 @@ def attempt(config: dict[str, Any], out: str, where: str) -> str:
     os.chdir(where)
     ready = RunConfig.from_json(config)
     folder = Path(out) / ready.folder_name
+    if (folder / "DONE").exists():  # another sweep was faster
+        return DONE
     with logged(folder / "log.txt"):
         try:
             run(ready, out)

@@ -55,7 +55,9 @@ def answer(how: str) -> str:
     return f"{how} {os.environ['SLURMD_NODENAME']}"
 
 
-def test_tasks_run_on_both_nodes_and_one_that_dies_is_noticed(tmp_path):
+def test_tasks_run_on_both_nodes_and_one_that_dies_is_noticed(tmp_path, monkeypatch):
+    here = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(":")]
+    monkeypatch.setenv("PYTHONPATH", ":".join(here))  # tasks import this file
     engine = Slurm(tmp_path, parameters={"timeout_min": 5})
     results = dict(engine.map([(answer, (how,)) for how in ("a", "raise", "die", "b", "c", "d")]))
     assert "on purpose" in str(results[1])

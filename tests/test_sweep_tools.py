@@ -16,6 +16,7 @@ from toolkit.collect import collect
 from toolkit.doctor import findings
 from toolkit.engines.local import Local
 from toolkit.grid import Axis, Grid
+from toolkit.records import read_metrics
 from toolkit.runs import run_table
 from toolkit.status import begun
 from toolkit.sweep import sweep
@@ -121,6 +122,34 @@ def test_a_search_that_makes_no_sense_is_refused(store, tmp_path, monkeypatch, c
     assert main([*argv, *flags]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_every_number_of_metrics_jsonl(store, tmp_path):
+    tensorboard = pytest.importorskip("tensorboardX.proto.event_pb2")
+    sweep(grid(store).runs(), tmp_path / "runs", engine=Local(2))
+    for _ in range(2):  # again is the same
+        assert main(["mirror", str(tmp_path / "runs"), "--out", str(tmp_path / "tb")]) == 0
+    for folder in begun(tmp_path / "runs"):
+        (events,) = (tmp_path / "tb" / folder.name).glob("events.out.tfevents.*")
+        found = {}
+        for record in records_of(events.read_bytes()):
+            event = tensorboard.Event.FromString(record)
+            found.update({(event.step, value.tag): value.simple_value for value in event.summary.value})
+        for line in read_metrics(folder):
+            for name, value in line.items():
+                if name != "step":
+                    assert found[line["step"], name] == pytest.approx(value, rel=1e-6)
+        assert (6, "score/interpolated") in found
+
+
+def records_of(data: bytes) -> list[bytes]:
+    """The records of an event file: length (8 bytes), checksum (4), the record, checksum (4)."""
+    found = []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        found.append(data[12 : 12 + size])
+        data = data[16 + size :]
+    return found
 
 
 def test_the_doctor_finds_this_environment_usable_and_leaves_nothing(tmp_path, capsys):

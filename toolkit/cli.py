@@ -21,7 +21,7 @@ from tyro.conf import Positional
 
 from toolkit.cli_data import Data
 from toolkit.cli_doctor import Completion, Doctor
-from toolkit.cli_figures import Plot, Report
+from toolkit.cli_figures import Mirror, Plot, Report
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
@@ -312,6 +312,7 @@ def parse(argv: Sequence[str]) -> Command:
         "fqe": FQE,
         "plot": Plot,
         "report": Report,
+        "mirror": Mirror,
         "export": Export,
         "learners": Learners,
         "suites": Suites,

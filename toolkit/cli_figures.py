@@ -1,4 +1,4 @@
-"""`packmule plot` and `packmule report`: pictures and a page of any runs, also while they go on."""
+"""`packmule plot`, `report` and `mirror`: pictures, a page and copies of any runs, also while they go on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -57,6 +57,24 @@ class Report:
                 command=f"packmule report {' '.join(map(str, self.runs))}",
             )
         print(page)
+        return 0
+
+
+@dataclass
+class Mirror:
+    """Copy the metrics and scores of runs to TensorBoard or Weights & Biases; nothing is sent unless you ask for it."""
+
+    runs: Positional[list[Path]]
+    to: Literal["tensorboard", "wandb"] = "tensorboard"
+    """tensorboard writes event files; wandb keeps its runs here too, unless WANDB_MODE=online is set."""
+    out: Path = Path("mirror")
+    project: str = "packmule"
+    """Of Weights & Biases."""
+
+    def run(self) -> int:
+        from toolkit.mirror import mirror
+
+        print(f"{mirror(self.runs, self.to, self.out, project=self.project)} runs: {self.out}")
         return 0
 
 

@@ -21,6 +21,7 @@ REQUIRED = ("numpy", "scipy", "torch", "zarr", "numcodecs", "d3rlpy", "gymnasium
 EXTRAS = {
     "remote": "obstore", "ogbench": "ogbench", "render": "pygame", "video": "imageio_ffmpeg", "export": "onnx",
     "experts": "stable_baselines3", "ray": "ray", "slurm": "submitit", "search": "optuna",
+    "tensorboard": "tensorboardX", "wandb": "wandb",
 }  # fmt: skip
 PROBE_BYTES = 32 << 20  # written to measure a disk
 SLOW_DISK = 50e6  # bytes a second, flushed; below it checkpoints and collecting wait

@@ -64,6 +64,8 @@ class Sweep(RunSettings):
 
         settings = {item: getattr(self, item) for item in RunSettings.__dataclass_fields__ if item != "out"}
         axes = {str(axis := Axis.parse(text)): axis for text in self.axis}  # the last of a name stands
+        if str(self.out).partition("/")[0].endswith(":"):  # s3://bucket, as a path
+            raise ValueError("--out must be a folder that all workers see; only stores may be URLs")
         engine = self.chosen()
         grid = Grid(self.learners, self.stores, self.seeds, self.views, tuple(axes.values()), settings)
         if self.search is not None:

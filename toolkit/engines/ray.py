@@ -12,6 +12,7 @@ from typing import Any
 
 from toolkit.engines import Task, TaskFailed
 
+OBJECTS = 100 << 20  # bytes for Ray's own store, of which runs need next to nothing
 AHEAD = 2  # tasks handed over for each slot: the next is there when one ends, and few are held back when it stops
 
 
@@ -49,6 +50,7 @@ class Ray:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 num_cpus=None if self.address else cores,
+                object_store_memory=None if self.address else OBJECTS,
             )
         # a process is kept for many tasks; retries are the sweep's, which counts and shows them
         remote = ray.remote(num_cpus=self.threads, max_retries=0)(_call)

@@ -95,9 +95,7 @@ class Sweep(RunSettings):
         from toolkit.text import aligned
 
         if not (self.episodes and self.splits) or self.dry_run:
-            raise ValueError(
-                "--search needs the scores of an evaluation, and asks as it goes: no --episodes 0, no --dry-run"
-            )
+            raise ValueError("--search asks as it goes, by scores: leave out --dry-run and --episodes 0")
         assert self.search is not None
         best = Search(self.search, self.trials).best(grid, self.out, lambda configs: self.carried(configs, engine))
         found = {axis: level for trial in best.values() for axis, level in trial.flags.items()}

@@ -10,6 +10,7 @@ import os
 import sys
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # no reports, loopback only
+os.environ["RAY_worker_niceness"] = "0"
 
 from ray.cluster_utils import Cluster
 

@@ -30,6 +30,7 @@ class Ray:
 
     def __post_init__(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: anything else on the machine goes first
         if self.address is None:
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own name for: listen on loopback only
         try:

@@ -83,7 +83,7 @@ def many(folder: Path, runs: int) -> None:
     grid = ["--learners", "bc", "iql", "td3bc", "awac", "--stores", str(store), "--axis", f"learner.lr={levels}"]
     seeds = ["--seeds", *map(str, range(runs // 100))]
     out = folder / "runs"
-    command("expansion and dry run, none done", "sweep", *grid, *seeds, "--out", str(out), "--dry-run")
+    command("expansion and dry run", "sweep", *grid, *seeds, "--out", str(out), "--dry-run")
     axes = [Axis.parse(f"learner.lr={levels}")]
     settings = {"steps": 10_000, "device": "cpu"}
     began = time.perf_counter()
@@ -98,7 +98,9 @@ def many(folder: Path, runs: int) -> None:
 
 
 def pretend(folder: Path, config: RunConfig) -> None:
-    folder.mkdir(parents=True)
+    if (folder / "DONE").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_json()))
     done = {"step": config.steps, "steps": config.steps, "seconds": 10.0, "evaluation_seconds": 1.0}
     (folder / "state.json").write_text(json.dumps(done | {"scores": {"seen": 0.5, "interpolated": 0.4}}))

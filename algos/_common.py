@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.core import Array, Batch, LearnerConfig, Needs, Spec, Step
-from toolkit.nets import Member, Net, Stack, single
+from toolkit.nets import Member, Net, Stack, interval_log_mass, single
 
 
 class Transition(NamedTuple):
@@ -164,6 +164,10 @@ class GaussianActor(nn.Module):
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density of each dimension: (..., O), (..., A) -> (..., A)."""
         return gaussian_log_prob(action, self(obs), self.bound(self.log_std))
+
+    def log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high) of each dimension before clipping: (B, O), edges (B, A) -> (B, A) float64."""
+        return interval_log_mass(low, high, self(obs), self.bound(self.log_std))
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Actions for standard normal `noise` (..., A), clipped to [-1, 1]."""

@@ -23,7 +23,7 @@ from algos._common import (
     transitions,
     values,
 )
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Policy, Spec, child_seed
 from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, stack
 from toolkit.normalize import Normalizer
 
@@ -106,6 +106,8 @@ def bounded(free: Tensor) -> Tensor:
 class AWAC(Checkpointed):
     """Twin critics, their targets and a Gaussian actor."""
 
+    exactness: Exactness = "exact"
+
     def __init__(self, config: AWACConfig, spec: Spec, *, seed: int, device: str) -> None:
         check_continuous(config.name, spec)
         weights = generator(child_seed(seed, "parameters"))
@@ -152,6 +154,10 @@ class AWAC(Checkpointed):
         """Log density in nats, raw units; dimensions that are constant in the data count zero nats."""
         log_prob = self.actor.log_prob(self.observe(obs), self.scale(action)) - self.scale.reach.log()
         return (log_prob * self.varying).sum(-1)
+
+    def action_log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high), clipped to the limits, nats; (B, O), edges (B, A) raw -> (B,) float64."""
+        return self.actor.log_mass(self.observe(obs), self.scale(low), self.scale(high)).sum(-1)
 
     def choose(self, obs: Tensor) -> Tensor:
         """The squashed mean in raw units, for raw observations (N, O)."""

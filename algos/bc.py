@@ -20,8 +20,8 @@ from algos._common import (
     check_positive,
     gaussian_log_prob,
 )
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import Checkpointed, Net, adam, descend, generator, single
+from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.nets import Checkpointed, Net, adam, descend, generator, interval_log_mass, single
 from toolkit.normalize import Normalizer
 
 
@@ -215,7 +215,25 @@ class ContinuousBC(BC):
         return self.scale.inverse(standard).clamp(self.low, self.high)
 
 
-class GaussianBC(ContinuousBC, Density):
+class Binned(ContinuousBC, Density):
+    """A cloner of continuous actions that has a density, and so a mass for every bin of the executed action."""
+
+    exactness: Exactness = "exact"
+
+    def log_mass(self, outputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high) in nats from the network's outputs; standardised edges (B, A) -> (B,)."""
+        raise NotImplementedError
+
+    def action_log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high) in nats: (B, O), edges (B, A) in raw units -> (B,) float64.
+
+        Without a return to go, a return-conditioned policy is asked for its target.
+        """
+        low, high = ((edge - self.scale.mean) / self.scale.std for edge in (low, high))
+        return self.log_mass(self.outputs(obs, None), low, high)
+
+
+class GaussianBC(Binned):
     """Diagonal Gaussian over standardised actions: log N((a - m) / s) - log s, summed."""
 
     def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
@@ -225,11 +243,15 @@ class GaussianBC(ContinuousBC, Density):
         mean, free = outputs.chunk(2, dim=-1)
         return self.summed(gaussian_log_prob(self.scale(action), mean, self.bounded(free)))
 
+    def log_mass(self, outputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        mean, free = outputs.chunk(2, dim=-1)
+        return interval_log_mass(low, high, mean, self.bounded(free)).sum(-1)
+
     def best(self, outputs: Tensor) -> Tensor:
         return self.raw(outputs.chunk(2, dim=-1)[0])
 
 
-class MixtureBC(ContinuousBC, Density):
+class MixtureBC(Binned):
     """A mixture of K diagonal Gaussians: log sum_k w_k N_k(a), exact."""
 
     def __init__(self, config: BCConfig, spec: Spec, *, seed: int, device: str) -> None:
@@ -247,6 +269,11 @@ class MixtureBC(ContinuousBC, Density):
         weight, mean, log_std = self.parameters(outputs)
         each = self.summed(gaussian_log_prob(self.scale(action).unsqueeze(-2), mean, log_std))
         return (weight + each).logsumexp(-1)
+
+    def log_mass(self, outputs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        weight, mean, log_std = self.parameters(outputs)
+        each = interval_log_mass(low.unsqueeze(-2), high.unsqueeze(-2), mean, log_std)
+        return (weight + each.sum(-1)).logsumexp(-1)
 
     def best(self, outputs: Tensor) -> Tensor:
         weight, mean, _ = self.parameters(outputs)

@@ -24,8 +24,8 @@ from algos._common import (
     transitions,
     values,
 )
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
-from toolkit.nets import Checkpointed, Net, Stack, adam, descend, generator, polyak, single, stack
+from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.nets import Checkpointed, Net, Stack, adam, descend, generator, interval_log_mass, polyak, single, stack
 from toolkit.normalize import Normalizer
 
 
@@ -166,6 +166,8 @@ class Conservative(Checkpointed):
 class CQL(Conservative):
     """Continuous actions: with a squashed Gaussian actor and a temperature."""
 
+    exactness: Exactness = "exact"
+
     def __init__(self, config: CQLConfig, spec: Spec, *, seed: int, device: str) -> None:
         weights = generator(child_seed(seed, "parameters"))
         obs, action = spec.obs_dim, spec.action_dim
@@ -215,6 +217,12 @@ class CQL(Conservative):
         self.step += 1
         metrics = {"critic_loss": bellman, "gap": gap.mean(), "actor_loss": pi_loss, "temperature": temperature}
         return {k: x.detach() for k, x in (metrics | {"q": q[..., 0].mean(), "entropy": -log_prob.mean()}).items()}
+
+    def action_log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high) of the squashed Gaussian, nats; (B, O), edges (B, A) raw -> (B,) float64."""
+        low, high = (self.scale(edge).clamp(-1, 1).atanh() for edge in (low, high))
+        mean, log_std = self.actor(self.observe(obs)).chunk(2, dim=-1)
+        return interval_log_mass(low, high, mean, log_std.clamp(-20, 2)).sum(-1)
 
     def choose(self, obs: Tensor) -> Tensor:
         """The squashed mean in raw units, for raw observations (N, O)."""

@@ -22,7 +22,7 @@ from algos._common import (
     td_loss,
     transitions,
 )
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Policy, Spec, child_seed
+from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Policy, Spec, child_seed
 from toolkit.nets import Checkpointed, Net, adam, descend, generator, polyak, single, stack
 from toolkit.normalize import Normalizer
 
@@ -133,6 +133,8 @@ class SoftmaxActor(nn.Module):
 class IQL(Checkpointed):
     """Twin critics, their targets, a value function and an actor."""
 
+    exactness: Exactness = "exact"
+
     def __init__(self, config: IQLConfig, spec: Spec, *, seed: int, device: str) -> None:
         weights = generator(child_seed(seed, "parameters"))
         obs, action, net, hidden, norm = spec.obs_dim, spec.action_dim, config.net, config.hidden, config.layer_norm
@@ -190,6 +192,11 @@ class IQL(Checkpointed):
         """Log density (probability, if discrete) in nats, raw units; constant dimensions count zero nats."""
         log_prob = self.actor.log_prob(self.observe(obs), self.scale(action)) - self.scale.reach.log()
         return (log_prob if self.discrete else log_prob * self.varying).sum(-1)
+
+    def action_log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high), clipped to the limits, nats; (B, O), edges (B, A) raw -> (B,) float64."""
+        assert isinstance(self.actor, GaussianActor)  # discrete actions have `action_log_prob`
+        return self.actor.log_mass(self.observe(obs), self.scale(low), self.scale(high)).sum(-1)
 
     def choose(self, obs: Tensor) -> Tensor:
         """The squashed mean in raw units, or the likeliest action, for raw observations (N, O)."""

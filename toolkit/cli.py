@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
+from toolkit.cli_bits import Bits
 from toolkit.cli_data import Data
 from toolkit.cli_doctor import Completion, Doctor
 from toolkit.cli_figures import Mirror, Plot, Report
@@ -310,6 +311,7 @@ def parse(argv: Sequence[str]) -> Command:
         "status": Status,
         "eval": Eval,
         "fqe": FQE,
+        "bits": Bits,
         "plot": Plot,
         "report": Report,
         "mirror": Mirror,

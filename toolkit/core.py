@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Family = Literal["supervised", "unsupervised", "offline_rl", "model_based"]
+Exactness = Literal["exact", "bound", "none"]
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,42 @@ class ActionDensity(Protocol):
 
     def action_log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density in nats, raw action units; obs (..., O), action (..., A) -> (...)."""
+
+
+@runtime_checkable
+class ActionMass(Protocol):
+    """A learner that says how probable a continuous action's bin is, as it would be executed: clipped to the limits."""
+
+    exactness: Exactness
+
+    def action_log_mass(self, obs: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < action <= high) in nats; obs (B, O), edges (B, A) in raw units, float64 -> (B,) float64.
+
+        Edges may be infinite: both, where a dimension does not count; one, at a limit, where clipped actions lie.
+        """
+
+
+@dataclass(frozen=True)
+class Reached:
+    """B transitions by their bins: edges of what followed, raw units, float64, infinite where `ActionMass` says."""
+
+    obs: Tensor  # (B, O) float32, where the step began
+    action: Tensor  # (B, A) float32
+    next_low: Tensor  # (B, O)
+    next_high: Tensor  # (B, O)
+    reward_low: Tensor  # (B,)
+    reward_high: Tensor  # (B,)
+    terminated: Tensor  # (B,) bool
+
+
+@runtime_checkable
+class TransitionMass(Protocol):
+    """A learner that says how probable the bin of the next observation and reward is, and the end."""
+
+    exactness: Exactness
+
+    def transition_log_mass(self, reached: Reached) -> Tensor:
+        """Log probability in nats, (B,) float64, of all the bins and of the end."""
 
 
 @dataclass(frozen=True)

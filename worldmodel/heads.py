@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Exactness = Literal["exact", "bound", "none"]
+from toolkit.core import Exactness
+from toolkit.nets import interval_log_mass
 
 
 class Head(Protocol):
@@ -30,6 +31,9 @@ class Head(Protocol):
 
     def log_prob(self, numbers: Tensor, value: Tensor) -> Tensor:
         """(M, B, outputs), value (B, D) or (M, B, D) -> (M, B, D), nats for each dimension."""
+
+    def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """(M, B, outputs), edges (B, D) -> (M, B, D) float64, nats of each interval; edges may be infinite."""
 
 
 class GaussianHead(nn.Module):
@@ -69,6 +73,10 @@ class GaussianHead(nn.Module):
         log_variance = self.log_variance(numbers)
         error = value - self.mean(numbers)
         return -0.5 * (error.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
+
+    def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """(M, B, 2D), edges (B, D) -> (M, B, D) float64, nats of each interval; edges may be infinite."""
+        return interval_log_mass(low, high, self.mean(numbers), 0.5 * self.log_variance(numbers))
 
     def penalty(self) -> Tensor:
         """Sum of the bounds' widths, a 0-d tensor; the paper weighs it by 0.01."""

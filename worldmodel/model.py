@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.core import Moments, Spec
+from toolkit.core import Moments, Reached, Spec
 from toolkit.nets import StackedMLP
 from toolkit.normalize import Normalizer
 from worldmodel.heads import GaussianHead
@@ -49,6 +49,7 @@ class EnsembleModel(nn.Module):
         *_, last_bias = self.network.parameters()
         with torch.no_grad():
             last_bias[..., -1] = math.log(rate / (1 - rate))
+        self.rare = 1 / (spec.transitions + 2)
         self.register_buffer("elites", torch.arange(elites))
         self.register_buffer("low", torch.from_numpy(np.array(spec.obs.low, np.float32)))
         self.register_buffer("high", torch.from_numpy(np.array(spec.obs.high, np.float32)))
@@ -85,6 +86,22 @@ class EnsembleModel(nn.Module):
         log_prob = self.head.log_prob(numbers, self.target(obs, next_obs, reward))
         each = ((log_prob - self.targets.std.log()) * self.targets.kept).sum(-1)[self.elites]  # (E, B)
         return torch.logsumexp(each, 0) - math.log(len(self.elites))
+
+    def log_mass(self, reached: Reached) -> Tensor:
+        """Log probability, nats, (B,) float64, of the bins reached and of the end: the elite members' equal mixture.
+
+        An end, or going on, is never less probable than one in all the transitions of the training data.
+        """
+        numbers, logit = self(reached.obs, reached.action)
+
+        def edge(obs: Tensor, reward: Tensor) -> Tensor:
+            raw = torch.cat([obs - reached.obs.double(), reward[..., None]], -1)
+            return (raw - self.targets.mean) / self.targets.std
+
+        low, high = edge(reached.next_low, reached.reward_low), edge(reached.next_high, reached.reward_high)
+        end = (logit.double().sigmoid() * self.ends).clamp(self.rare, 1 - self.rare)
+        each = self.head.log_mass(numbers, low, high).sum(-1) + end.where(reached.terminated, 1 - end).log()
+        return torch.logsumexp(each[self.elites], 0) - math.log(len(self.elites))
 
 
 class Selection(nn.Module):

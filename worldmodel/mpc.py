@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Spec, child_seed
+from toolkit.core import Batch, Exactness, Family, LearnerConfig, Needs, Reached, Spec, child_seed
 from toolkit.nets import Checkpointed, descend, generator
 from worldmodel.model import EnsembleModel, Selection
 from worldmodel.policy import PlannerPolicy
@@ -176,6 +176,15 @@ class MPC(Checkpointed):
     def log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """log p(next_obs, reward | obs, action) under the elite ensemble, nats, raw units; (B, ...) -> (B,)."""
         return self.best_model().log_prob(obs, action, next_obs, reward)
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the model's probabilities are."""
+        return self.model.head.exactness
+
+    def transition_log_mass(self, reached: Reached) -> Tensor:
+        """Log probability of bins and end under the elite ensemble, nats, (B,) float64."""
+        return self.best_model().log_mass(reached)
 
     def policy(self, *, seed: int) -> PlannerPolicy:
         """A planner with the elite members' weights of this moment; later updates do not reach it."""

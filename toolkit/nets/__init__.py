@@ -1,5 +1,6 @@
 """Networks for learners, how their parameters move, and what a checkpoint keeps of them."""
 
+from toolkit.nets.intervals import interval_log_mass
 from toolkit.nets.kept import Checkpointed, load_optimizer_state, optimizer_state
 from toolkit.nets.residual import Net, StackedResidual, single, stack
 from toolkit.nets.stacked import Member, Single, Stack, StackedLinear, StackedMLP, StackedNorm
@@ -19,6 +20,7 @@ __all__ = [
     "adamw",
     "descend",
     "generator",
+    "interval_log_mass",
     "load_optimizer_state",
     "optimizer_state",
     "polyak",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # no reports, loopback only
-os.environ["RAY_worker_niceness"] = "0"
+# no reports, loopback only, workers no nicer than others
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_worker_niceness="0")
 
 from ray.cluster_utils import Cluster
 

@@ -33,13 +33,13 @@ def overhead(tasks: int) -> None:
     calls = [(nothing, (i,)) for i in range(tasks)]
     for name, program in (("bare python", "pass"), ("python that imports torch", "import torch")):
         count = tasks if program == "pass" else max(1, tasks // 10)
-        began = time.perf_counter()
-        for _ in range(count):
-            subprocess.run([sys.executable, "-c", program], check=True)
-        print(f"{name}: {1000 * (time.perf_counter() - began) / count:.1f} ms each ({count})", flush=True)
+        with timed(name, count):
+            for _ in range(count):
+                subprocess.run([sys.executable, "-c", program], check=True)
     next(iter(map_tasks(calls[:1], slots=1)))  # the server starts
-    timed("local, one slot", Local(1), calls)
-    timed("local, two slots", Local(2), calls)
+    for count in (1, 2):
+        with timed(f"local, slots: {count}", tasks):
+            assert len(list(Local(count).map(calls))) == tasks
     try:
         from toolkit.engines.ray import Ray
     except ImportError:
@@ -49,14 +49,27 @@ def overhead(tasks: int) -> None:
 
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     list(engine.map(calls[:4]))
-    timed("Ray, one slot, started", engine, calls)
+    with timed("Ray, slots: 1, started", tasks, core=False):  # its processes are not ours
+        assert len(list(engine.map(calls))) == tasks
     ray.shutdown()
 
 
-def timed(name: str, engine, calls: list) -> None:
-    began = time.perf_counter()
-    assert len(list(engine.map(calls))) == len(calls)
-    print(f"{name}: {1000 * (time.perf_counter() - began) / len(calls):.1f} ms each", flush=True)
+@contextmanager
+def timed(name: str, count: int, *, core: bool = True) -> Iterator[None]:
+    before, began = spent(), time.perf_counter()
+    yield
+    wall, of_a_core = 1000 * (time.perf_counter() - began) / count, 1000 * (spent() - before) / count
+    print(f"{name}: {wall:.1f} ms each" + (f", {of_a_core:.1f} ms of a core" if core else ""), flush=True)
+
+
+def spent() -> float:
+    """Seconds of a core, by this process, its ended children, the server of workers and those that it has forked."""
+    times = os.times()
+    total = times.user + times.system + times.children_user + times.children_system
+    if (server := forkserver._forkserver._forkserver_pid) is not None:
+        fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+        total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def slots(folder: Path, runs: int, steps: int) -> None:

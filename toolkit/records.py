@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -149,7 +150,7 @@ class RunConfig:
         if wrong := [split for split in self.splits if split not in EVALUATION_SPLITS]:
             raise ValueError(f"unknown split {wrong[0]!r}; expected one of {', '.join(EVALUATION_SPLITS)}")
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
         body = {k: v for k, v in self.to_json().items() if k != "store" and (k, v) != ("relabel", None)}

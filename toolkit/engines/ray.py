@@ -45,14 +45,20 @@ class Ray:
         mine = not ray.is_initialized()
         if mine:
             cores = self.slots * self.threads if self.slots else os.cpu_count()
-            ray.init(
-                address=self.address or "local",
-                include_dashboard=None if self.address else False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                num_cpus=None if self.address else cores,
-                object_store_memory=None if self.address else OBJECTS,
-            )
+            try:
+                ray.init(
+                    address=self.address or "local",
+                    include_dashboard=None if self.address else False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    num_cpus=None if self.address else cores,
+                    object_store_memory=None if self.address else OBJECTS,
+                )
+            except ConnectionError as error:
+                raise ConnectionError(
+                    f"{error}: start it with ray start --head; a cluster that asks for a token wants RAY_AUTH_MODE=token "
+                    "and its head's ~/.ray/auth_token on every machine"
+                ) from None
         # a process is kept for many tasks; retries are the sweep's, which counts and shows them
         remote = ray.remote(num_cpus=self.threads, max_retries=0)(_call)
         waiting = deque(range(len(tasks)))

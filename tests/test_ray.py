@@ -41,8 +41,7 @@ class Nodes:
         assert self.process.stdout.readline().strip() == "killed"
 
     def stop(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self.process.communicate(timeout=60)  # closes its input, which ends it
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,8 @@ class Ray:
                 )
             except ConnectionError as error:
                 raise ConnectionError(
-                    f"{error}: start it with ray start --head; a cluster that asks for a token wants RAY_AUTH_MODE=token "
-                    "and its head's ~/.ray/auth_token on every machine"
+                    f"{error}: start it by ray start --head; if it asks for a token, set RAY_AUTH_MODE=token and give "
+                    "every machine the head's ~/.ray/auth_token"
                 ) from None
         # a process is kept for many tasks; retries are the sweep's, which counts and shows them
         remote = ray.remote(num_cpus=self.threads, max_retries=0)(_call)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -95,12 +95,19 @@ _KINDS: dict[str, Any] = {
 }
 
 
+@cache
+def _fields(kind: type) -> tuple[tuple[str, str, Any], ...]:
+    """Name, type as written and types as checked, of each field of a dataclass."""
+    return tuple((item.name, str(item.type), _KINDS[str(item.type)]) for item in dataclasses.fields(kind))
+
+
 def _checked(value: T) -> T:
     """`value`, a dataclass that was read. Raises TypeError for a field of another type, or a number not finite."""
-    for item in dataclasses.fields(value):  # type: ignore[arg-type]
-        found = getattr(value, item.name)
-        if not isinstance(found, _KINDS[str(item.type)]) or (isinstance(found, float) and not isfinite(found)):
-            raise TypeError(f"{item.name} is {found!r}; expected {item.type}")
+    body = vars(value)
+    for name, expected, kinds in _fields(type(value)):
+        found = body[name]
+        if not isinstance(found, kinds) or (isinstance(found, float) and not isfinite(found)):
+            raise TypeError(f"{name} is {found!r}; expected {expected}")
     return value
 
 

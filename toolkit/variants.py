@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -33,7 +32,7 @@ def named(records: Sequence[Record], configs: Mapping[str, Mapping[str, Any]]) -
     labels = _learners(chosen)
     suites = _suites({run: config for run, config in chosen.items() if not config.get("tags")})
     return [
-        dataclasses.replace(r, learner=labels.get(r.run, r.learner), suite=suites.get(r.run, r.suite))
+        Record(**{**vars(r), "learner": labels.get(r.run, r.learner), "suite": suites.get(r.run, r.suite)})
         if r.run in labels or r.run in suites
         else r
         for r in records

@@ -104,7 +104,7 @@ def _fields(kind: type) -> tuple[tuple[str, str, Any], ...]:
 def _checked(value: T) -> T:
     """`value`, a dataclass that was read. Raises TypeError for a field of another type, or a number not finite."""
     body = vars(value)
-    for name, expected, kinds in _fields(type(value)):
+    for name, expected, kinds in _fields(type(value)):  # type: ignore[arg-type]
         found = body[name]
         if not isinstance(found, kinds) or (isinstance(found, float) and not isfinite(found)):
             raise TypeError(f"{name} is {found!r}; expected {expected}")

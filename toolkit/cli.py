@@ -52,6 +52,9 @@ class Claim:
 
     def run(self) -> int:
         from toolkit.claim import verdict_table
+        from toolkit.engines.local import warm_up
+
+        warm_up()  # while the rest is imported
         from toolkit.study import TIERS, claim
 
         result = claim(
@@ -101,6 +104,10 @@ class Collect:
     """Sample episodes to show as mp4 files, beside the store in NAME-videos."""
 
     def run(self) -> int:
+        if self.workers > 1:
+            from toolkit.engines.local import warm_up
+
+            warm_up()  # while the rest is imported
         from toolkit.collect import collect
         from toolkit.dials import choose
         from toolkit.progress import ProgressLine

@@ -59,6 +59,10 @@ class Sweep(RunSettings):
     """With --engine slurm: a parameter for submitit, as in --slurm timeout_min=60 --slurm slurm_partition=gpu."""
 
     def run(self) -> int:
+        if self.engine == "local" and not self.dry_run:
+            from toolkit.engines.local import warm_up
+
+            warm_up()  # while the rest is imported and the grid is checked
         from toolkit.grid import Axis, Grid
         from toolkit.variants import load_variants
 
@@ -121,11 +125,9 @@ class Sweep(RunSettings):
             from toolkit.engines.slurm import Slurm, parameters
 
             return Slurm(self.out / ".slurm", self.slots, {"cpus_per_task": self.threads, **parameters(self.slurm)})
-        from toolkit.engines.local import Local, warm_up
+        from toolkit.engines.local import Local
         from toolkit.slots import free_slots
 
-        if not self.dry_run:
-            warm_up()  # while the grid is being checked
         return Local(self.slots or free_slots(self.threads))
 
 

@@ -99,13 +99,14 @@ def warm_up() -> None:
 def _starting() -> Iterator[None]:
     """What is started here has one thread a process, which beats one process of many, and does not die of Ctrl-C.
 
-    Ctrl-C reaches the whole group; the mask is inherited, so that it cannot hit a process that is about to ignore it.
+    Signals may reach the whole group. The mask is inherited: by the server, which ends with its driver, and by workers,
+    so that none can hit one that is about to ignore or to handle it.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload([WARM])
     saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(saved, "1"))
     resource_tracker.ensure_running()  # else its own start, inside ours, would lift the mask
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -160,6 +161,7 @@ def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     threading.Thread(target=_follow, daemon=True).start()
     while True:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             function, arguments = pipe.recv()
             try:
                 answer = (True, function(*arguments))

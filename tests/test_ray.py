@@ -74,7 +74,7 @@ def start(store: Path, out: Path, nodes: Nodes, *flags: str, runs: int = RUNS, s
 
 
 def finished(driver: subprocess.Popen) -> str:
-    out, err = driver.communicate(timeout=600)
+    out, err = driver.communicate(timeout=1800)
     assert driver.returncode == 0, out + err
     return err
 

@@ -42,7 +42,7 @@ def start(store: Path, out: Path, *flags: str, runs: int = RUNS, steps: int = 6)
 
 
 def finished(driver: subprocess.Popen) -> str:
-    out, err = driver.communicate(timeout=1500)
+    out, err = driver.communicate(timeout=3600)
     assert driver.returncode == 0, out + err
     return err
 

@@ -17,7 +17,12 @@ home=$(mktemp -d "${TMPDIR:-/tmp}/packmule-slurm.XXXXXX")
 chmod 755 "$home"
 pids=""
 stop() {
-    scancel --full --signal=KILL --state=RUNNING --user=root 2>/dev/null || true
+    scancel --me 2>/dev/null || true # and its processes with it, while there is a slurmd to see to that
+    left=40
+    while [ "$left" -gt 0 ] && [ -n "$(squeue --me --noheader 2>/dev/null)" ]; do
+        left=$((left - 1))
+        sleep 0.5
+    done
     for pid in $pids; do kill "$pid" 2>/dev/null || true; done
     for pid in $pids; do wait "$pid" 2>/dev/null || true; done
     rm -rf "$home"

@@ -205,7 +205,7 @@ def test_collect_stops_at_a_signal_commits_and_continues_to_the_same_episodes(st
         [*COMMAND, "collect", "pendulum", "--episodes", "1000000", *flags],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "d.zarr" / "segments").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, number)

@@ -191,7 +191,7 @@ def test_two_processes_cannot_work_on_one_run(store, tmp_path):
     config = configured(store)
     folder = tmp_path / config.folder_name
     folder.mkdir()
-    with train.only_one(folder), pytest.raises(BlockingIOError, match="another process"):
+    with train.hold(folder), pytest.raises(BlockingIOError, match="another process"):
         train.run(config, tmp_path)
 
 

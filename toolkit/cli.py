@@ -20,8 +20,11 @@ from tyro.conf import Positional
 
 from toolkit.cli_bits import Bits
 from toolkit.cli_data import Data
+from toolkit.cli_doctor import Completion, Doctor
+from toolkit.cli_figures import Mirror, Plot, Report, tell
 from toolkit.cli_learners import Learners
 from toolkit.cli_runs import FQE, Export
+from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
 from toolkit.cli_types import Location
 
@@ -57,6 +60,9 @@ class Claim:
     """Print the plan and what it will cost here, from a few updates of every learner, and write nothing."""
 
     def run(self) -> int:
+        from toolkit.engines.local import warm_up
+
+        warm_up()  # while the rest is imported
         from toolkit.study import TIERS, claim
 
         design = TIERS[self.suite]
@@ -75,19 +81,8 @@ class Claim:
             command=f"packmule claim --suite {self.suite}",
         )
         if result is not None:
-            _tell(result)
+            tell(result)
         return 0
-
-
-def _tell(result: Any) -> None:
-    """A study's verdict and where its report is."""
-    from toolkit.claim import verdict_table, words
-    from toolkit.text import aligned
-
-    print("\n" + verdict_table(result.analysis))
-    if result.elsewhere:
-        print("\nThe same question under other conditions:\n\n" + aligned(words.elsewhere(result.elsewhere)))
-    print(f"\nReport: {result.report}")
 
 
 @dataclass
@@ -129,6 +124,10 @@ class Collect:
     """Sample episodes to show as mp4 files, beside the store in NAME-videos."""
 
     def run(self) -> int:
+        if self.workers > 1:
+            from toolkit.engines.local import warm_up
+
+            warm_up()  # while the rest is imported
         from toolkit.collect import collect
         from toolkit.dials import choose
         from toolkit.progress import ProgressLine
@@ -247,70 +246,6 @@ class Eval:
 
 
 @dataclass
-class Plot:
-    """Draw figures of finished runs: PNG, SVG and the numbers as CSV."""
-
-    runs: Positional[list[Path]]
-    """Runs, folders that hold them, or tables (bits_of_runs.csv, proxies_of_runs.csv) beside or below them."""
-    figure: list[str] = field(default_factory=list)
-    """bits, comparison, convergence, curves, heatmap, improvement, pareto, profiles, proxies, scaling, seen_unseen; all
-    that apply by default."""
-    out: Path = Path("figures")
-
-    def run(self) -> int:
-        from toolkit.plots import plot
-        from toolkit.records import naming
-
-        with naming(self.out):
-            paths = plot(self.runs, self.figure, self.out)
-        print("\n".join(map(str, paths)))
-        return 0
-
-
-@dataclass
-class Report:
-    """Write one self-contained HTML page about finished runs, or a study's report again.
-
-    The folder of a study (`claim --out`) holds its plan: its runs must be those of the plan, none missing or changed.
-    """
-
-    runs: Positional[list[Path]]
-    """Runs, folders that hold them, or the folder of one study, whose report is written inside it."""
-    out: Path = Path("report")
-    """For runs that are no study."""
-    partial: bool = False
-    """Of a study: report on the draws and tasks that are whole, and say so, though others are missing."""
-
-    def run(self) -> int:
-        if len(self.runs) == 1 and (self.runs[0] / "design.json").exists():
-            from toolkit.study import conclude
-
-            _tell(conclude(self.runs[0], partial=self.partial))
-            return 0
-        if self.partial:
-            raise ValueError("--partial is for the folder of a study, which holds design.json; leave it out for runs")
-        from toolkit.plots import plot
-        from toolkit.records import load, naming, read_config, run_folders, verify_done
-        from toolkit.report import write
-
-        records = load(*self.runs)
-        for folder in run_folders(*self.runs):
-            verify_done(folder, read_config(folder))
-        with naming(self.out):
-            page = write(
-                self.out,
-                title="Runs",
-                records=records,
-                figures=[
-                    path for path in plot(self.runs, [], self.out / "figures", records=records) if path.suffix == ".svg"
-                ],
-                runs=[read_config(folder).to_json() for folder in run_folders(*self.runs)],
-                command=f"packmule report {' '.join(map(str, self.runs))}",
-            )
-        print(page)
-        return 0
-
-
 @dataclass
 class Suites:
     """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
@@ -339,20 +274,27 @@ def parse(argv: Sequence[str]) -> Command:
     train: type = Train
     if argv and argv[0] == "train":
         train = train_command(argv[1:])
+    if argv and argv[0] == "sweep":
+        argv = ["sweep", *with_preset(argv[1:])]
     commands = {
         "claim": Claim,
         "collect": Collect,
         "expert": Expert,
         "data": Data,
         "train": train,
+        "sweep": Sweep,
+        "status": Status,
         "eval": Eval,
         "fqe": FQE,
         "bits": Bits,
         "plot": Plot,
         "report": Report,
+        "mirror": Mirror,
         "export": Export,
         "learners": Learners,
         "suites": Suites,
+        "doctor": Doctor,
+        "completion": Completion,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
     return tyro.cli(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from toolkit.cli_types import Location
-from toolkit.text import aligned
+from toolkit.text import aligned, asks
 
 if TYPE_CHECKING:
     from toolkit.core import LearnerConfig
@@ -52,24 +52,13 @@ class Learners:
 
 def described(name: str, config: LearnerConfig) -> dict[str, Any]:
     """What is said of a learner: plain JSON."""
-    needs = config.needs
-    said = {
-        f"windows of {needs.window}": needs.window > 1,
-        "reward": needs.reward,
-        "goal": needs.goal,
-        "next action": needs.next_action,
-        f"{needs.n_step}-step returns": needs.n_step > 1,
-        "returns to go": needs.returns_to_go,
-        "hindsight goals": needs.hindsight > 0,
-        f"best {needs.top_fraction:.0%} of episodes": needs.top_fraction < 1,
-    }
     return {
         "learner": name,
         "family": config.family,
         "paper": config.paper,
         "what": inspect.getdoc(type(config)) or "",
-        "asks": [words for words, asked in said.items() if asked],
-        "needs": asdict(needs),
+        "asks": asks(config.needs),
+        "needs": asdict(config.needs),
         "actions": list(config.actions),
         "defaults": asdict(config),
         "options": meanings(type(config)),

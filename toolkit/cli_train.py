@@ -15,22 +15,15 @@ from toolkit.cli_types import Location
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
 
-@dataclass
-class TrainSettings:
-    """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
+@dataclass(kw_only=True)
+class RunSettings:
+    """What one run and a sweep of them have in common."""
 
-    store: Location
-    """The replay store, a folder or a URL like s3://bucket/prefix, or the file of a mixture (`data mix`)."""
-    view: str | None = None
-    """A saved view of the store; the whole store by default."""
-    commit: int | None = None
-    """A past commit; the newest by default."""
     relabel: str | None = None
     """A relabel of the store, made by `data relabel`; rewards and goals as recorded by default. Needs --episodes 0."""
     steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 256
-    seed: int = 0
     episodes: int = 20
     """Evaluation episodes on each split; 0 evaluates nothing."""
     evaluate_every: int = 0
@@ -41,7 +34,20 @@ class TrainSettings:
     tier: Literal["auto", "memory", "mapped", "streaming"] = "auto"
     """Where batches come from; by size against available memory unless told."""
     out: Path = Path("runs")
-    """The run's folder is made inside this one."""
+    """Each run's folder is made inside this one."""
+
+
+@dataclass(kw_only=True)
+class TrainSettings(RunSettings):
+    """Train one learner on one store and evaluate it. Ctrl-C saves; the same command continues."""
+
+    store: Location
+    """The replay store, a folder or a URL like s3://bucket/prefix, or the file of a mixture (`data mix`)."""
+    view: str | None = None
+    """A saved view of the store; the whole store by default."""
+    commit: int | None = None
+    """A past commit; the newest by default."""
+    seed: int = 0
 
     def run_learner(self, name: str, config: Any) -> int:
         from toolkit.configure import configure

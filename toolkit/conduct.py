@@ -12,16 +12,17 @@ from typing import Any
 
 from toolkit import plan, tuning, whole
 from toolkit.design import Dataset, Design, difference
-from toolkit.engines.local import TaskFailed, map_tasks
+from toolkit.engines import TaskFailed
+from toolkit.engines.local import Local, map_tasks
 from toolkit.hours import reference_costs
 from toolkit.progress import ProgressLine
 from toolkit.records import RunConfig, read_object, replace_json
 from toolkit.registry import suite as find_suite
-from toolkit.train import run
+from toolkit.sweep import sweep
 
 
 class RunsFailed(RuntimeError):
-    """Some runs failed; the others are finished and kept. The message holds each failure's last lines."""
+    """Some runs failed; the others are finished and kept. Each was shown, with its last lines, as it happened."""
 
 
 def carry_out(
@@ -135,24 +136,27 @@ def _tune(design: Design, folder: Path, slots: int) -> None:
 
 def _train(what: str, configs: list[RunConfig], out: Path, slots: int) -> None:
     line = ProgressLine(what, len(configs))
-    todo = [config for config in configs if not (out / config.folder_name / "DONE").exists()]
-    line.update(len(configs) - len(todo))
-    tasks = [(run, (config, str(out))) for config in todo]
-    _drain(tasks, [config.folder_name for config in todo], slots, line)
+    outcome = sweep(configs, out, engine=Local(slots), watch=line.update)
+    line.close()
+    _complain(len(outcome.failed), len(configs) - outcome.skipped)
 
 
 def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> None:
     """Carry out tasks, show progress, and raise RunsFailed at the end if any failed."""
-    done, failed = line.total - len(tasks), []
+    done, failed = line.total - len(tasks), 0
     for index, result in map_tasks(tasks, slots=slots):
         done += 1
         if isinstance(result, TaskFailed):
-            failed.append(f"{names[index]}: {str(result).strip()[-1500:]}")
-            print(f"\nfailed: {failed[-1]}", file=sys.stderr)
+            failed += 1
+            print(f"\nfailed: {names[index]}: {str(result).strip()[-1500:]}", file=sys.stderr)
         line.update(done, names[index])
     line.close()
+    _complain(failed, len(tasks))
+
+
+def _complain(failed: int, tried: int) -> None:
     if failed:
-        raise RunsFailed(f"{len(failed)} of {len(tasks)} failed; the rest is kept, the same command tries again")
+        raise RunsFailed(f"{failed} of {tried} failed; the rest is kept, the same command tries again")
 
 
 class Clock:

@@ -60,14 +60,16 @@ def configure(
     threads: int = 1,
     tags: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    opened: ReplayStore | Mixture | None = None,
 ) -> RunConfig:
     """A complete, checked RunConfig. Raises ValueError or StoreError before anything is written.
 
-    `learner` is a name of the registry (with `options` over its defaults) or a configuration.
+    `learner` is a name of the registry (with `options` over its defaults) or a configuration; `opened` is what
+    `open_data` gives for the same store, for callers that have it.
     """
     name = learner if isinstance(learner, str) else learner.name
     config = learner_config(name, options or {}) if isinstance(learner, str) else learner
-    opened = open_data(store, commit, view, relabel)
+    opened = open_data(store, commit, view, relabel) if opened is None else opened
     suite = opened.schema.environment.get("suite", "")
     if episodes:
         registry.suite(suite)

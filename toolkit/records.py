@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -89,12 +90,19 @@ _KINDS: dict[str, Any] = {
 }
 
 
+@cache
+def _fields(kind: type) -> tuple[tuple[str, str, Any], ...]:
+    """Name, type as written and types as checked, of each field of a dataclass."""
+    return tuple((item.name, str(item.type), _KINDS[str(item.type)]) for item in dataclasses.fields(kind))
+
+
 def _checked(value: T) -> T:
     """`value`, a dataclass that was read. Raises TypeError for a field of another type, or a number not finite."""
-    for item in dataclasses.fields(value):  # type: ignore[arg-type]
-        found = getattr(value, item.name)
-        if not isinstance(found, _KINDS[str(item.type)]) or (isinstance(found, float) and not isfinite(found)):
-            raise TypeError(f"{item.name} is {found!r}; expected {item.type}")
+    body = vars(value)
+    for name, expected, kinds in _fields(type(value)):  # type: ignore[arg-type]
+        found = body[name]
+        if not isinstance(found, kinds) or (isinstance(found, float) and not isfinite(found)):
+            raise TypeError(f"{name} is {found!r}; expected {expected}")
     return value
 
 
@@ -151,7 +159,7 @@ class RunConfig:
         if wrong := [split for split in self.splits if split not in EVALUATION_SPLITS]:
             raise ValueError(f"unknown split {wrong[0]!r}; expected one of {', '.join(EVALUATION_SPLITS)}")
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
         absent = (("relabel", None), ("evaluate_every", 0))
@@ -176,8 +184,11 @@ class RunConfig:
         return _checked(cls(**{**data, "splits": tuple(data["splits"])}))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole: to a temporary name, flushed, then renamed over `path`."""
+def replace_text(path: Path, text: str, *, create_only: bool = False) -> None:
+    """Write a file whole: to a temporary name, flushed, then renamed over `path`.
+
+    Raises FileExistsError if `create_only` and it is there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -185,7 +196,10 @@ def replace_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if create_only:
+            os.link(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -257,8 +271,11 @@ def last(records: Iterable[Record]) -> list[Record]:
 
 
 def mark_done(folder: Path, config: RunConfig) -> None:
-    """Write DONE, the last file of a run: its identity, and the SHA-256 of its evaluation records."""
-    replace_text(folder / "DONE", f"{config.identity}\n{_content(folder)}\n")
+    """Write DONE, the last file of a run: its identity, and the SHA-256 of its evaluation records.
+
+    Raises FileExistsError if the run is done already.
+    """
+    replace_text(folder / "DONE", f"{config.identity}\n{_content(folder)}\n", create_only=True)
 
 
 def verify_done(folder: Path, config: RunConfig) -> None:

@@ -14,12 +14,14 @@ import torch
 from toolkit import checkpoint, feed
 from toolkit.configure import build, configure, learner_config, open_data, restore, snapshot
 from toolkit.core import Learner, LearnerConfig, child_seed
-from toolkit.engines.local import interrupt_flag, only_one
+from toolkit.engines.local import interrupt_flag
 from toolkit.evaluate import evaluate_learner
+from toolkit.lease import Lease, hold
 from toolkit.records import (
     Record,
     RunConfig,
     mark_done,
+    mean_scores,
     naming,
     read_config,
     read_metrics,
@@ -48,7 +50,8 @@ def train(learner: str | LearnerConfig, *, out: str | Path, progress: Progress |
 def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None) -> Path:
     """Carry out one run in `out`/<its folder>, from wherever it stands. Raises ValueError if its data has changed.
 
-    Raises BlockingIOError if another process is at work on the same run.
+    Raises BlockingIOError if another process is at work on the same run, and LeaseLost, writing nothing more, if
+    another took it over because this one was silent for long.
     """
     folder = Path(out) / config.folder_name
     if (folder / "DONE").exists():
@@ -59,17 +62,25 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
     if store.fingerprint != config.fingerprint:
         raise ValueError(f"{config.store}: its data is not what this run was configured for (fingerprint differs)")
     folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder):
+    with hold(folder) as lease:
+        if (folder / "DONE").exists():  # another process was faster
+            return folder
         torch.set_num_threads(config.threads)
         replace_json(folder / "config.json", config.to_json())
         data = feed.training_data(store, learner_config(config.learner, config.options).needs)
         saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
         learner = build(config, data.spec)
-        on_the_way = _train(config, folder, data, learner, store, progress)
+        on_the_way, seconds = _train(config, folder, data, learner, store, progress, lease)
+        began = time.perf_counter()
         records, acting = evaluate_learner(config, learner, store)
+        timing = {"seconds": round(seconds, 3), "evaluation_seconds": round(time.perf_counter() - began, 3)}
+        scores = {split: round(score, 6) for (_, split), (score, _) in mean_scores(records).items()}
+        lease.check()
+        replace_json(folder / "state.json", {"step": config.steps, "steps": config.steps, **timing, "scores": scores})
         replace_json(folder / "acting.json", acting)
         write_records(folder, on_the_way + records)
+        lease.check()
         mark_done(folder, config)
     return folder
 
@@ -81,10 +92,12 @@ def _train(
     learner: Learner,
     store: ReplayStore | Mixture,
     progress: Progress | None,
-) -> list[Record]:
-    """Gradient steps until `config.steps`, from the checkpoint if there is one; the evaluations before the last step.
+    lease: Lease,
+) -> tuple[list[Record], float]:
+    """Gradient steps until `config.steps`, from the checkpoint if there is one.
 
-    Evaluating on the way changes nothing in the learner or its batches.
+    Returns the evaluations before the last step, which change nothing in the learner or its batches, and the seconds
+    spent training, in all sittings.
     """
     needs = learner_config(config.learner, config.options).needs
     seed = child_seed(config.seed, "batches", config.learner)
@@ -101,6 +114,7 @@ def _train(
 
     def save() -> None:
         state = {"learner": learner.state_dict(), "sampler": sampler.state, "step": step}
+        lease.check()
         checkpoint.write(folder / "checkpoint", state | {"seconds": seconds + time.perf_counter() - began})
         replace_json(folder / "state.json", {"step": step, "steps": config.steps})
 
@@ -128,7 +142,7 @@ def _train(
         save()
     if interrupted.is_set():  # while it was saved for the last time
         raise KeyboardInterrupt
-    return records
+    return records, seconds + time.perf_counter() - began
 
 
 def _log(log: Any, step: int, metrics: Mapping[str, Any], seconds: float) -> None:

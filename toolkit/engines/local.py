@@ -1,4 +1,4 @@
-"""Runs on this machine: one process a slot, kept between tasks so imports are paid once; signals and locks."""
+"""Tasks on this machine: processes forked from one that has imported everything; signals and locks."""
 
 from __future__ import annotations
 
@@ -10,26 +10,40 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-Task = tuple[Callable[..., Any], tuple[Any, ...]]  # a module-level function and its arguments
+from toolkit.engines import Task, TaskFailed
+
 SHUTDOWN_SECONDS = 30.0
+WARM = "toolkit.warm"  # what every worker has imported before it exists
 
 
-class TaskFailed(RuntimeError):
-    """A task raised, or its process died; the message holds its traceback or exit code."""
+@dataclass(frozen=True)
+class Local:
+    """The engine of one machine: `slots` processes at a time, a new one for each task.
+
+    A task that crashes, leaks or runs out of memory takes only its own process with it.
+    """
+
+    slots: int
+
+    def map(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """As `map_tasks`."""
+        return map_tasks(tasks, slots=self.slots, fresh=True)
 
 
-def map_tasks(tasks: Sequence[Task], *, slots: int) -> Iterator[tuple[int, Any]]:
+def map_tasks(tasks: Sequence[Task], *, slots: int, fresh: bool = False) -> Iterator[tuple[int, Any]]:
     """Carry out tasks in `slots` processes and yield (index, result) as they finish.
 
-    A result is the function's return value, or a TaskFailed: one task's crash touches no other. On
-    KeyboardInterrupt the workers are told to stop, given time to save, and the interrupt goes on.
+    A result is the function's return value, or a TaskFailed: one task's crash touches no other. A process serves
+    many tasks, or one if `fresh`. On KeyboardInterrupt the workers are told to stop, given time to save, and the
+    interrupt goes on.
     """
     if slots < 1:
         raise ValueError(f"slots must be at least 1, got {slots}")
@@ -48,53 +62,79 @@ def map_tasks(tasks: Sequence[Task], *, slots: int) -> Iterator[tuple[int, Any]]
                 try:
                     good, value = pipe.recv()
                     result = value if good else TaskFailed(value)
-                except EOFError:
+                    over = fresh or not waiting
+                except (EOFError, ConnectionResetError):
                     worker.process.join()
-                    result = TaskFailed(f"the process died with exit code {worker.process.exitcode}")
+                    result, over = TaskFailed(_death(worker.process.exitcode)), True
+                if over:
+                    worker.pipe.close()
+                    worker.process.join()
                     del workers[pipe]
                     if waiting:
                         worker = _Worker()
                         workers[worker.pipe] = worker
-                if worker.pipe in workers:
-                    if waiting:
-                        worker.give(waiting.popleft(), tasks)
-                    else:
-                        worker.pipe.close()
-                        worker.process.join()
-                        del workers[pipe]
+                if waiting:
+                    worker.give(waiting.popleft(), tasks)
                 yield index, result
     finally:
         _stop(workers.values())
 
 
+def _death(code: int | None) -> str:
+    """Why a process ended that said nothing."""
+    if code == -signal.SIGKILL:
+        return "the process was killed (signal 9): by hand, or by the system because memory ran out"
+    if code is not None and code < 0:
+        return f"the process died of signal {-code} ({signal.strsignal(-code)})"
+    return f"the process died with exit code {code}"
+
+
+def warm_up() -> None:
+    """Start the server that workers are forked from, and return while it imports: a caller has other things to do."""
+    with _starting():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """What is started here has one thread a process, which beats one process of many, and does not die of Ctrl-C.
+
+    Signals may reach the whole group. The mask is inherited: by the server, which ends with its driver, and by workers,
+    so that none can hit one that is about to ignore or to handle it.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload([WARM])
+    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(saved, "1"))
+    resource_tracker.ensure_running()  # else its own start, inside ours, would lift the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class _Worker:
-    """A process that carries out one task after another."""
+    """A process that carries out tasks, forked from a server that is single-threaded and has imported `WARM`."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=False)
-        # one thread each: one process a core with one thread beats one process with many
-        saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(saved, "1"))
-        # Ctrl-C reaches the whole group: the child inherits the mask, so that it cannot die of it while it starts
-        resource_tracker.ensure_running()  # else its own start, inside ours, would lift the mask
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _starting():
+            # the server keeps the environment that it was started in, so today's goes along
+            self.process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=False)
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            for name, value in saved.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
         theirs.close()
         self.index = -1
 
     def give(self, index: int, tasks: Sequence[Task]) -> None:
         self.index = index
-        self.pipe.send(tasks[index])
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died: receiving will say so
+            self.pipe.send(tasks[index])
 
 
 def _stop(workers: Iterable[_Worker]) -> None:
@@ -113,13 +153,15 @@ def _stop(workers: Iterable[_Worker]) -> None:
             worker.process.join()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     """Take tasks until the pipe closes. Ctrl-C reaches the whole group; the parent decides, by SIGTERM."""
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _raise_interrupt)
     threading.Thread(target=_follow, daemon=True).start()
     while True:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             function, arguments = pipe.recv()
             try:
                 answer = (True, function(*arguments))

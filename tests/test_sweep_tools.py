@@ -1,0 +1,187 @@
+"""Laws of what surrounds a sweep: names that tell runs apart, searches with equal budgets, doctor, completion."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_records import fake_records
+from sweeping import grid
+
+from toolkit.cli import main
+from toolkit.collect import collect
+from toolkit.doctor import findings
+from toolkit.engines.local import Local
+from toolkit.grid import Axis, Grid
+from toolkit.records import read_metrics
+from toolkit.runs import run_table
+from toolkit.status import begun
+from toolkit.sweep import sweep
+from toolkit.variants import named
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tools") / "p.zarr"
+    collect("pendulum", out=path, episodes=6, contexts=3, coverage=0.5, seed=0)
+    return path
+
+
+def body(run: str, **changes: object) -> dict:
+    common = {"learner": "bc", "options": {"lr": 1e-3, "hidden": [8]}, "store": "data/a.zarr", "view": None}
+    return {**common, "suite": "pointmaze", "fingerprint": "a", "steps": 5, "batch_size": 8, "tags": {}, **changes}
+
+
+def test_runs_that_differ_in_more_than_their_seed_have_names_of_their_own():
+    records = fake_records(learners=("bc",), cells=((2000, 2, 0.1),), draws=1, seeds=2, tagged=False)
+    one, other = sorted({r.run for r in records})
+    configs = {one: body(one), other: body(other)}
+    assert named(records, configs) == records
+    configs[other] = body(other, options={"lr": 3e-4, "hidden": [8]})
+    assert {r.learner for r in named(records, configs)} == {"bc lr=0.001", "bc lr=0.0003"}
+    configs[other] = body(other, steps=6)
+    assert {r.learner for r in named(records, configs)} == {"bc steps=5", "bc steps=6"}
+    configs[other] = body(other, fingerprint="b", store="data/b.zarr", view="half")
+    assert {r.suite for r in named(records, configs)} == {"pointmaze a.zarr", "pointmaze b.zarr@half"}
+    configs = {run: replace_tags(config) for run, config in configs.items()}
+    assert {r.suite for r in named(records, configs)} == {"pointmaze"}
+
+
+def replace_tags(config: dict) -> dict:
+    return {**config, "tags": {"draw": 1}}
+
+
+def test_runs_with_one_seed_and_two_rates_make_a_table():
+    records = fake_records(learners=("bc",), cells=((2000, 2, 0.1),), draws=1, seeds=2, tagged=False)
+    records = [replace(r, seed=0) for r in records]
+    with pytest.raises(ValueError, match="are both bc"):
+        run_table(records)
+    one, other = sorted({r.run for r in records})
+    configs = {one: body(one), other: body(other, options={"lr": 3e-4, "hidden": [8]})}
+    assert [run.learner for run in run_table(named(records, configs))] == ["bc lr=0.0003", "bc lr=0.001"]
+
+
+def test_plot_and_report_take_a_sweep_also_while_it_runs(store, tmp_path, capsys):
+    axes = [Axis.parse("learner.hidden=8"), Axis.parse("bc.lr=1e-3,3e-4")]
+    runs = replace(grid(store, seeds=2), axes=axes).runs()
+    sweep(runs, tmp_path / "runs", engine=Local(2))
+    (tmp_path / "runs" / runs[0].folder_name / "DONE").unlink()
+    assert main(["plot", str(tmp_path / "runs"), "--out", str(tmp_path / "figures")]) == 0
+    assert "without 1 runs that are not finished" in capsys.readouterr().err
+    table = (tmp_path / "figures" / "comparison.csv").read_text()
+    assert "bc lr=0.001" in table
+    assert "bc lr=0.0003" in table
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
+    assert "bc lr=0.0003" in (tmp_path / "report" / "report.html").read_text()
+
+
+def search(store: Path, out: Path, kind: str, *flags: str) -> int:
+    argv = ["sweep", "--learners", "bc", "iql", "--stores", str(store), "--steps", "9", "--episodes", "1", *flags]
+    argv += ["--batch-size", "8", "--axis", "learner.hidden=8,16", "--device", "cpu", "--out", str(out)]
+    return main([*argv, "--axis", "learner.lr=1e-4:1e-2:log", "--search", kind, "--trials", "6", "--slots", "2"])
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "halving"])
+def test_a_search_gives_each_learner_the_same_budget_and_repeats_nothing(store, tmp_path, capsys, kind):
+    pytest.importorskip("optuna")
+    assert search(store, tmp_path, kind) == 0
+    configs = [json.loads((folder / "config.json").read_text()) for folder in begun(tmp_path)]
+    steps = {name: sorted(c["steps"] for c in configs if c["learner"] == name) for name in ("bc", "iql")}
+    assert steps["bc"] == steps["iql"] == ([3] * 6 + [9] * 2 if kind == "halving" else [9] * 6)
+    assert all(1e-4 <= c["options"]["lr"] <= 1e-2 for c in configs)
+    first = (tmp_path / f"best-{kind}.json").read_text()
+    before = {folder: (folder / "DONE").stat().st_mtime_ns for folder in begun(tmp_path)}
+    assert search(store, tmp_path, kind) == 0
+    assert (tmp_path / f"best-{kind}.json").read_text() == first
+    assert {folder: (folder / "DONE").stat().st_mtime_ns for folder in begun(tmp_path)} == before
+    capsys.readouterr()
+    preset = ["--preset", str(tmp_path / f"best-{kind}.json"), "--stores", str(store), "--out", str(tmp_path)]
+    again = ["--steps", "9", "--episodes", "1", "--batch-size", "8", "--device", "cpu", "--dry-run"]
+    assert main(["sweep", *preset, *again]) == 0
+    assert "2 runs: 2 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--axis", "learner.lr=1e-2:1e-4"], "must rise"),
+        (["--axis", "learner.lr=0:1:log"], "from above 0 for log"),
+        (["--axis", "learner.lr=1:2:3"], "must be LOW:HIGH or LOW:HIGH:log"),
+        (["--axis", "iql.expectile=0.7,0.9"], "no axis touches bc"),
+        (["--axis", "learner.lr=1e-3,1e-4", "--trials", "0"], "trials must be at least 1"),
+        (["--axis", "learner.lr=1e-3,1e-4", "--episodes", "0"], "leave out --dry-run and --episodes 0"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(store, tmp_path, monkeypatch, capsys, flags, message):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    argv = ["sweep", "--learners", "bc", "iql", "--stores", str(store), "--steps", "5", "--search", "random"]
+    assert main([*argv, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_every_number_of_metrics_jsonl(store, tmp_path):
+    tensorboard = pytest.importorskip("tensorboardX.proto.event_pb2")
+    sweep(grid(store).runs(), tmp_path / "runs", engine=Local(2))
+    for _ in range(2):  # again is the same
+        assert main(["mirror", str(tmp_path / "runs"), "--out", str(tmp_path / "tb")]) == 0
+    for folder in begun(tmp_path / "runs"):
+        (events,) = (tmp_path / "tb" / folder.name).glob("events.out.tfevents.*")
+        found = {}
+        for record in records_of(events.read_bytes()):
+            event = tensorboard.Event.FromString(record)
+            found.update({(event.step, value.tag): value.simple_value for value in event.summary.value})
+        for line in read_metrics(folder):
+            for name, value in line.items():
+                if name != "step":
+                    assert found[line["step"], name] == pytest.approx(value, rel=1e-6)
+        assert (6, "score/interpolated") in found
+
+
+def records_of(data: bytes) -> list[bytes]:
+    """The records of an event file: length (8 bytes), checksum (4), the record, checksum (4)."""
+    found = []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        found.append(data[12 : 12 + size])
+        data = data[16 + size :]
+    return found
+
+
+def test_the_doctor_finds_this_environment_usable_and_leaves_nothing(tmp_path, capsys):
+    assert main(["doctor", "--out", str(tmp_path), "--json"]) == 0
+    found = {one["what"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert {"python", "torch", "processor", "GPU", "memory", "disk", "suites ready", "rendering"} <= set(found)
+    assert all(one["fix"] for one in found.values() if one["level"] != "ok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_names_what_is_missing_and_the_fix(tmp_path, monkeypatch):
+    from toolkit import doctor
+
+    monkeypatch.setattr(doctor, "REQUIRED", ("numpy", "no-such-package"))
+    monkeypatch.setattr(doctor, "EXTRAS", {"remote": "no_such_module"})
+    found = {one.what: one for one in findings(tmp_path)}
+    assert found["no-such-package"].level == "problem"
+    assert "pip install" in found["no-such-package"].fix
+    assert "packmule[remote]" in found["extras not installed"].fix
+
+
+def test_completion_is_installed_and_bash_reads_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["completion", "bash", "--install"]) == 0
+    path = tmp_path / ".local/share/bash-completion/completions/packmule"
+    assert str(path) in capsys.readouterr().out
+    script = f"source {path}; complete -p packmule"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "packmule" in done.stdout
+    assert "sweep" in path.read_text()
+
+
+def test_a_grid_of_one_run_is_that_run(store):
+    assert len(Grid(["bc"], [str(store)], [3], settings={"steps": 5}).runs()) == 1

@@ -1,0 +1,121 @@
+"""`packmule plot`, `report` and `mirror`: pictures, a page and copies of any runs, also while they go on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+
+@dataclass
+class Plot:
+    """Draw figures of runs, those of them that are finished: PNG, SVG and the numbers as CSV.
+
+    Runs of one learner that differ in more than their seed are told apart by their options.
+    """
+
+    runs: Positional[list[Path]]
+    """Runs, folders that hold them, or tables (bits_of_runs.csv, proxies_of_runs.csv) beside or below them."""
+    figure: list[str] = field(default_factory=list)
+    """bits, comparison, convergence, curves, heatmap, improvement, pareto, profiles, proxies, scaling, seen_unseen; all
+    that apply by default."""
+    out: Path = Path("figures")
+
+    def run(self) -> int:
+        from toolkit.plots import plot
+        from toolkit.records import naming, run_folders
+
+        records = finished_records(self.runs) if run_folders(*self.runs) else None
+        with naming(self.out):
+            paths = plot(self.runs, self.figure, self.out, records=records)
+        print("\n".join(map(str, paths)))
+        return 0
+
+
+@dataclass
+class Report:
+    """Write one self-contained HTML page about runs, those of them that are finished, or a study's report again.
+
+    The folder of a study (`claim --out`) holds its plan: its runs must be those of the plan, none missing or changed.
+    """
+
+    runs: Positional[list[Path]]
+    """Runs, folders that hold them, or the folder of one study, whose report is written inside it."""
+    out: Path = Path("report")
+    """For runs that are no study."""
+    partial: bool = False
+    """Of a study: report on the draws and tasks that are whole, and say so, though others are missing."""
+
+    def run(self) -> int:
+        if len(self.runs) == 1 and (self.runs[0] / "design.json").exists():
+            from toolkit.study import conclude
+
+            tell(conclude(self.runs[0], partial=self.partial))
+            return 0
+        if self.partial:
+            raise ValueError("--partial is for the folder of a study, which holds design.json; leave it out for runs")
+        from toolkit.plots import plot
+        from toolkit.records import naming, read_config, run_folders, verify_done
+        from toolkit.report import write
+
+        records = finished_records(self.runs)
+        folders = run_folders(*self.runs)
+        for folder in folders:
+            verify_done(folder, read_config(folder))
+        with naming(self.out):
+            figures = plot(self.runs, [], self.out / "figures", records=records)
+            page = write(
+                self.out,
+                title="Runs",
+                records=records,
+                figures=[path for path in figures if path.suffix == ".svg"],
+                runs=[read_config(folder).to_json() for folder in folders],
+                command=f"packmule report {' '.join(map(str, self.runs))}",
+            )
+        print(page)
+        return 0
+
+
+@dataclass
+class Mirror:
+    """Copy the metrics and scores of runs to TensorBoard or Weights & Biases; nothing is sent unless you ask for it."""
+
+    runs: Positional[list[Path]]
+    to: Literal["tensorboard", "wandb"] = "tensorboard"
+    """tensorboard writes event files; wandb keeps its runs here too, unless WANDB_MODE=online is set."""
+    out: Path = Path("mirror")
+    project: str = "packmule"
+    """Of Weights & Biases."""
+
+    def run(self) -> int:
+        from toolkit.mirror import mirror
+
+        print(f"{mirror(self.runs, self.to, self.out, project=self.project)} runs: {self.out}")
+        return 0
+
+
+def finished_records(paths: Sequence[Path]) -> list[Any]:
+    """Records of the finished runs, told apart; on standard error, how many others there are."""
+    from toolkit.records import run_folders
+    from toolkit.status import begun
+    from toolkit.variants import load_variants
+
+    others = len(begun(*paths)) - len(run_folders(*paths))
+    if others > 0:
+        print(f"without {others} runs that are not finished yet: packmule status", file=sys.stderr)
+    return load_variants(*paths)
+
+
+def tell(result: Any) -> None:
+    """A study's verdict and where its report is."""
+    from toolkit.claim import verdict_table, words
+    from toolkit.text import aligned
+
+    print("\n" + verdict_table(result.analysis))
+    if result.elsewhere:
+        print("\nThe same question under other conditions:\n\n" + aligned(words.elsewhere(result.elsewhere)))
+    print(f"\nReport: {result.report}")

@@ -1,0 +1,14 @@
+"""Imported once by the server that workers are forked from: all that a run needs, and that starts no thread."""
+
+from __future__ import annotations
+
+import toolkit.cli_data
+import toolkit.cli_runs
+import toolkit.cli_sweep
+import toolkit.grid
+import toolkit.sweep
+import toolkit.train  # noqa: F401
+from toolkit import registry
+
+registry.learners()
+registry.suites()

@@ -9,26 +9,31 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from toolkit.core import Batch, Family, LearnerConfig, Needs, Spec, child_seed
-from toolkit.nets import Checkpointed, descend, generator
+from toolkit.core import Batch, Family, Given, LearnerConfig, Needs, Reactive, Spec, StateValue, child_seed
+from toolkit.nets import Checkpointed, adamw, descend, generator
+from worldmodel.doubt import HeldOut
+from worldmodel.guide import Clone
 from worldmodel.model import EnsembleModel, Selection
-from worldmodel.policy import PlannerPolicy
+from worldmodel.planning import Planning
+from worldmodel.policy import Planned, PlannerPolicy, planner
 
 HELD_OUT = 10  # one episode in this many is kept for choosing members, if there are that many
 
 
 @dataclass(frozen=True)
-class MPCConfig(LearnerConfig):
-    """A probabilistic ensemble planned with the cross-entropy method.
+class MPCConfig(Planning, LearnerConfig):
+    """A probabilistic ensemble, planned with at every step.
 
-    The model is that of PETS (arXiv:1805.12114), the planner that of iCEM (arXiv:2008.06389), the
-    penalty for disagreement follows MOPO (arXiv:2005.13239). A plan's worth ends at its horizon:
-    there is no terminal value and no prior policy, so rewards further away than `horizon` steps are not seen.
+    The model is that of PETS (arXiv:1805.12114), the planner that of iCEM (arXiv:2008.06389) or another, the
+    penalty for disagreement follows MOPO (arXiv:2005.13239). A plan's worth ends at its horizon, unless `value`
+    names a run that says what the state reached there is worth.
     """
 
     name: ClassVar[str] = "mpc"
     family: ClassVar[Family] = "model_based"
     paper: ClassVar[str] = "1805.12114"
+    actions: ClassVar = ("continuous", "discrete")
+    runs: ClassVar = ("prior", "value")
 
     hidden: tuple[int, ...] = (128, 128)
     """Widths of each member's hidden layers."""
@@ -42,58 +47,16 @@ class MPCConfig(LearnerConfig):
     """Decoupled weight decay of AdamW."""
     compare_every: int = 250
     """Updates between two looks at the held-out likelihood; each member keeps its weights of the best look."""
-    samples: int = 60
-    """Action sequences scored in an iteration."""
-    iterations: int = 3
-    """Rounds of sampling for each action taken."""
-    horizon: int = 20
-    """Steps a sequence looks ahead."""
-    best: int = 8
-    """Sequences an iteration's mean and spread are taken from."""
-    momentum: float = 0.1
-    """Share of the old mean and spread in the new."""
-    keep: float = 0.3
-    """Fraction of `best` that is scored again in the next iteration, and after a step."""
-    colour: float = 2.0
-    """Exponent of the noise's spectrum over a sequence: 0 is white, larger holds actions for longer."""
-    spread: float = 1.0
-    """Standard deviation a search starts with, as a fraction of half the action range; samples are clipped to it."""
-    particles: int = 1
-    """Elite members that imagine each sequence. 1 deals sequences out to members, `elites` asks every member."""
-    discount: float = 0.99
-    """Weight of a reward one step later."""
-    penalty: float = 0.0
-    """Reward, in its standard deviations, lost for one of disagreement about the observation; needs particles > 1."""
 
     def __post_init__(self) -> None:
-        counts = ("members", "elites", "compare_every", "samples", "iterations", "horizon", "best", "particles")
-        for field in counts:
+        for field in ("members", "elites", "compare_every"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not self.particles <= self.elites <= self.members:
-            raise ValueError(
-                f"particles ({self.particles}) must not exceed elites ({self.elites}), "
-                f"nor elites members ({self.members})"
-            )
-        if self.samples * self.particles % self.elites:
-            raise ValueError(
-                f"samples * particles ({self.samples} * {self.particles}) must divide evenly among "
-                f"elites ({self.elites})"
-            )
-        if not self.best + 1 < self.samples:
-            raise ValueError(f"best ({self.best}) must be smaller than samples ({self.samples}) by 2 or more")
-        if not (0 <= self.momentum < 1 and 0 <= self.keep <= 1 and 0 < self.discount <= 1):
-            raise ValueError(
-                "momentum must lie in [0, 1), keep in [0, 1] and discount in (0, 1], "
-                f"got {self.momentum}, {self.keep} and {self.discount}"
-            )
-        if not (self.lr > 0 and self.spread > 0 and self.weight_decay >= 0 and self.colour >= 0 and self.penalty >= 0):
-            raise ValueError(
-                "lr and spread must be positive; weight_decay, colour and penalty must not be negative, got "
-                f"{self.lr}, {self.spread}, {self.weight_decay}, {self.colour} and {self.penalty}"
-            )
-        if self.penalty and self.particles == 1:
-            raise ValueError(f"penalty {self.penalty} needs particles > 1: one member cannot disagree with itself")
+        if self.elites > self.members:
+            raise ValueError(f"elites ({self.elites}) must not exceed members ({self.members})")
+        if not (self.lr > 0 and self.weight_decay >= 0):
+            raise ValueError(f"lr must be positive and weight_decay not negative, got {self.lr}, {self.weight_decay}")
+        self.check(self.elites)
 
     @property
     def needs(self) -> Needs:
@@ -101,8 +64,15 @@ class MPCConfig(LearnerConfig):
         return Needs(reward=True)
 
     def build(self, spec: Spec, *, seed: int, device: str) -> MPC:
-        """Raises ValueError if actions are discrete."""
+        """Raises ValueError if reward is goal and the data's goal does not fit `achieved`."""
         return MPC(self, spec, seed=seed, device=device)
+
+
+PRESETS = {
+    "mpc-small": MPCConfig(samples=30, iterations=2, horizon=10, best=5),
+    "mpc-large": MPCConfig(samples=250, iterations=5, horizon=30, best=25, particles=5, decay=1.25),
+    "mbop": MPCConfig(planner="mbop", samples=100, iterations=1, horizon=10, momentum=0.0),
+}
 
 
 class MPC(Checkpointed):
@@ -120,9 +90,10 @@ class MPC(Checkpointed):
     def __init__(self, config: MPCConfig, spec: Spec, *, seed: int, device: str) -> None:
         if spec.obs_dim == 0:
             raise ValueError("mpc predicts vector observations, but the data have only images: collect vectors too")
-        if spec.discrete:
+        if config.reward == "goal" and len(config.achieved) != spec.goal_dim:
             raise ValueError(
-                "mpc plans continuous actions for now; train a learner that takes discrete actions instead"
+                f"achieved names {len(config.achieved)} observation numbers, the data's goal has {spec.goal_dim}; "
+                "reward goal needs one for each"
             )
         self.config, self.spec, self.device = config, spec, device
         rng = generator(child_seed(seed, "mpc", "weights"))
@@ -135,12 +106,20 @@ class MPC(Checkpointed):
         parameters = list(self.model.parameters())
         fused = parameters[0].device.type in {"cpu", "cuda"}
         self.optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        self.held_out = HeldOut(spec).to(device)
+        self.given = Given()
+        self.clone: Clone | None = None
+        if config.clones:
+            rng = generator(child_seed(seed, "mpc", "clone"))
+            self.clone = Clone(spec, hidden, generator=rng).to(device)
+            self.clone_optimizer = adamw(self.clone.parameters(), config.lr, weight_decay=config.weight_decay)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on windows of one transition; every `compare_every`, the weights to keep are chosen.
 
         Metrics, means over members in nats: `nll` of this batch's training rows, and `selection_nll`,
-        of the rows that choose since the last choice. Either is 0 before it has any rows.
+        of the rows that choose since the last choice. Either is 0 before it has any rows. `clone` is the
+        loss of the cloned prior, if there is one.
         """
         valid, episode = batch.valid[:, 0], batch.episode
         held_out = (episode % HELD_OUT == 0) & (self.spec.episodes >= HELD_OUT)
@@ -153,13 +132,20 @@ class MPC(Checkpointed):
         descend(self.optimizer, fit + 0.01 * self.model.head.penalty())
         self.model.ends |= (batch.terminated[:, 0] & train).any()
         nll = nll.detach()
-        self.selection.add(nll, test if self.spec.episodes >= HELD_OUT else train)
+        unseen = test if self.spec.episodes >= HELD_OUT else train
+        self.selection.add(nll, unseen)
+        self.held_out.add(batch.obs[:, 0], batch.action[:, 0], unseen)
         selection_nll = self.selection.mean().mean()
         self.step += 1
         if self.step % self.config.compare_every == 0:
             self._keep(self.selection.look())
         mean = nll.where(train, 0.0).sum() / (train.sum() * len(nll)).clamp_min(1)
-        return {"nll": mean, "selection_nll": selection_nll}
+        metrics = {"nll": mean, "selection_nll": selection_nll}
+        if self.clone is not None:
+            loss = self.clone.loss(batch.obs[:, 0], batch.action[:, 0], train)
+            descend(self.clone_optimizer, loss)
+            metrics["clone"] = loss.detach()
+        return metrics
 
     @torch.no_grad()
     def _keep(self, better: Tensor) -> None:
@@ -177,6 +163,32 @@ class MPC(Checkpointed):
         """log p(next_obs, reward | obs, action) under the elite ensemble, nats, raw units; (B, ...) -> (B,)."""
         return self.best_model().log_prob(obs, action, next_obs, reward)
 
+    def receive(self, given: Given) -> None:
+        """Take the learners of `prior` and `value`, and a known reward. Raises ValueError if one cannot serve."""
+        due = [name for name in self.config.runs if getattr(self.config, name) is not None]
+        if missing := [name for name in due if name not in given.learners]:
+            raise ValueError(f"{missing[0]} is {getattr(self.config, missing[0])!r}, but no such learner was given")
+        if "prior" in due and not isinstance(given.learners["prior"].policy(seed=0), Reactive):
+            raise ValueError(
+                f"prior {self.config.prior!r}: its policy remembers, plans ahead or asks for a return; a prior has to "
+                "act on the observation alone, as bc, iql, td3bc and cql do"
+            )
+        if "value" in due and not isinstance(given.learners["value"], StateValue):
+            raise ValueError(
+                f"value {self.config.value!r}: its learner knows no value of a state; take one of iql, cql, td3bc, "
+                "awac or rebrac"
+            )
+        if self.config.reward == "known" and given.reward is None:
+            raise ValueError(
+                "reward is known, but the data's suite states no reward as a function: use learned or goal"
+            )
+        self.given = given
+
     def policy(self, *, seed: int) -> PlannerPolicy:
-        """A planner with the elite members' weights of this moment; later updates do not reach it."""
-        return PlannerPolicy(self.config, self.spec, self.best_model(), seed=seed, device=self.device)
+        """A planner with the elite members' weights of this moment; later updates do not reach it.
+
+        Raises ValueError if the configuration names runs, or a known reward, that were never received.
+        """
+        self.receive(self.given)
+        planned = Planned(self.spec, self.best_model(), self.held_out.inputs(), copy.deepcopy(self.clone), self.given)
+        return planner(self.config, planned, seed=seed, device=self.device)

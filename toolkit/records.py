@@ -134,6 +134,7 @@ class RunConfig:
     tags: dict[str, Any] = field(default_factory=dict)
     relabel: str | None = None  # what labelled the data anew, or None as recorded
     tier: str = "auto"  # where batches come from; "streaming" is another stream than the others, which are one
+    given: dict[str, Any] = field(default_factory=dict)  # option -> path of a run it names; not part of the identity
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0), ("episodes", 0), ("threads", 1)):
@@ -152,7 +153,8 @@ class RunConfig:
     @property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
-        body = {k: v for k, v in self.to_json().items() if k != "store" and (k, v) != ("relabel", None)}
+        left_out = ("store", "given")
+        body = {k: v for k, v in self.to_json().items() if k not in left_out and (k, v) != ("relabel", None)}
         if self.tier != "streaming":
             del body["tier"]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from toolkit.configure import build, configure, learner_config, open_data, resto
 from toolkit.core import Learner, LearnerConfig, child_seed
 from toolkit.engines.local import interrupt_flag, only_one
 from toolkit.evaluate import evaluate_learner
+from toolkit.given import equip, keep
 from toolkit.records import (
     RunConfig,
     mark_done,
@@ -63,9 +65,13 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         data = feed.training_data(store, learner_config(config.learner, config.options).needs)
         saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
+        keep(config, folder)
         learner = build(config, data.spec)
+        equip(learner, config, data.spec, store.schema, folder)
         _train(config, folder, data, learner, progress)
-        records = evaluate_learner(config, learner, store)
+        records, pace = evaluate_learner(config, learner, store)
+        if records:
+            replace_json(folder / "pace.json", asdict(pace))
         write_records(folder, records)
         mark_done(folder, config)
     return folder

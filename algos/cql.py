@@ -232,6 +232,13 @@ class CQL(Conservative):
         """The squashed mean in raw units, for raw observations (N, O)."""
         return self.scale.inverse(self.actor(self.observe(obs)).chunk(2, dim=-1)[0].tanh())
 
+    def state_value(self, obs: Tensor) -> Tensor:
+        """The lesser critic's Q of the squashed mean, in the units of the data's rewards; raw (N, O) -> (N,)."""
+        s = self.observe(obs)
+        action = self.actor(s).chunk(2, dim=-1)[0].tanh()
+        q = self.critics(torch.cat([s, action], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale
+
 
 class DiscreteCQL(Conservative):
     """Discrete actions, one-hot in a Batch: every critic gives the value of each action."""
@@ -264,3 +271,7 @@ class DiscreteCQL(Conservative):
     def choose(self, obs: Tensor) -> Tensor:
         """The best action of the lesser critic, for raw observations (N, O)."""
         return self.critics(self.observe(obs)).amin(0).argmax(-1)
+
+    def state_value(self, obs: Tensor) -> Tensor:
+        """The lesser critic's Q of the best action, in the units of the data's rewards; raw (N, O) -> (N,)."""
+        return self.critics(self.observe(obs)).amin(0).amax(-1) / self.config.reward_scale

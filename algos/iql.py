@@ -217,3 +217,7 @@ class IQL(Checkpointed):
     def policy(self, *, seed: int) -> Policy:
         """The mean or the mode; deterministic, so `seed` is unused."""
         return Memoryless(self.choose, self.device)
+
+    def state_value(self, obs: Tensor) -> Tensor:
+        """V in the units of the data's rewards; raw observations (N, O) -> (N,)."""
+        return self.value(self.observe(obs)).squeeze(-1) / self.config.reward_scale

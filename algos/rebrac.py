@@ -167,3 +167,9 @@ class ReBRAC(Checkpointed):
     def policy(self, *, seed: int) -> Policy:
         """The actor; deterministic, so `seed` is unused."""
         return Memoryless(self.choose, self.device)
+
+    def state_value(self, obs: Tensor) -> Tensor:
+        """The lesser critic's Q of the actor's own action, in the units of the data's rewards; raw (N, O) -> (N,)."""
+        s = self.observe(obs)
+        q = self.critics(torch.cat([s, self.actor(s).tanh()], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale

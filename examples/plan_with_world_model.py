@@ -27,11 +27,11 @@ def main(steps: int = 2000, episodes: int = 60, starts: int = 10, out: Path = Pa
 
     suite = registry.suite("pendulum")
     contexts = suite.contexts("interpolated", starts, seed=0)
-    outcomes, seconds = rollouts(model.policy(seed=0), suite, store.schema, contexts, range(starts))
+    outcomes, pace = rollouts(model.policy(seed=0), suite, store.schema, contexts, range(starts))
     mean = sum(outcome.episode_return for outcome in outcomes) / starts
     reference = suite.references["interpolated"]
     print(f"planned return {mean:.0f} (random {reference.random:.0f}, expert {reference.expert:.0f})")
-    print(f"{1000 * seconds / max(o.length for o in outcomes):.0f} ms a step, {starts} environments together")
+    print(pace)
 
 
 if __name__ == "__main__":

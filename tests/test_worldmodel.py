@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from toolkit.core import Batch, Moments, Spec, Step
 from toolkit.nets import generator
+from worldmodel.doubt import Doubt
 from worldmodel.heads import GaussianHead
 from worldmodel.model import EnsembleModel, Imagination
 from worldmodel.mpc import MPC, MPCConfig
-from worldmodel.planners import Plan, cem, colour, optimise
 from worldmodel.score import ImaginedReturn
 
 EPISODES, STEPS, NOISE = 20, 100, 0.05
@@ -102,138 +101,6 @@ def transition(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def learner_of(spec: Spec, config: MPCConfig = SMALL, *, seed: int = 0) -> MPC:
     return config.build(spec, seed=seed, device="cpu")
-
-
-# The planner
-
-UNBOUNDED = {"low": torch.full((1,), -10.0), "high": torch.full((1,), 10.0), "std": torch.full((1,), 2.0)}
-
-
-def linear_quadratic(obs: Tensor, actions: Tensor) -> Tensor:
-    """Minus the sum of x'x + 0.1 u'u over the horizon, x'x of the state reached."""
-    a, b = torch.from_numpy(DYNAMICS), torch.from_numpy(CONTROL)
-    state, total = obs[:, None].expand(*actions.shape[:2], 2), torch.zeros(actions.shape[:2])
-    for action in actions.unbind(2):
-        state = state @ a.T + action @ b.T
-        total = total - state.square().sum(-1) - 0.1 * action.square().sum(-1)
-    return total
-
-
-def riccati(obs: np.ndarray, horizon: int) -> np.ndarray:
-    """The least cost of `linear_quadratic` from obs (M, 2), by the finite-horizon Riccati recursion."""
-    a, b, value = DYNAMICS.astype(float), CONTROL.astype(float), np.zeros((2, 2))
-    for _ in range(horizon):
-        ahead = np.eye(2) + value
-        gain = np.linalg.solve(0.1 * np.eye(1) + b.T @ ahead @ b, b.T @ ahead @ a)
-        value = a.T @ ahead @ (a - b @ gain)
-    return np.einsum("mi,ij,mj->m", obs, value, obs)
-
-
-def search(
-    score: object = linear_quadratic, *, rows: int = 3, samples: int = 200, rounds: int = 8, horizon: int = 8
-) -> tuple[Tensor, Plan]:
-    obs = torch.randn(rows, 2, generator=generator(1)) * 3
-    start = Plan.blank(torch.zeros(1), rows=rows, horizon=horizon, keep=5)
-    noise = torch.randn(rounds, rows, samples, horizon, 1, generator=generator(2))
-    update = partial(cem, elites=20, momentum=0.1)
-    return obs, optimise(score, obs, start, noise, update, **UNBOUNDED)  # type: ignore[arg-type]
-
-
-def test_cem_comes_within_one_percent_of_the_riccati_optimum() -> None:
-    obs, plan = search()
-    cost = -linear_quadratic(obs, plan.mean[:, None])[:, 0].numpy()
-    best = riccati(obs.numpy(), 8)
-    assert (cost >= best * (1 - 1e-5)).all()
-    assert (cost <= best * 1.01).all()
-
-
-def test_cem_agrees_with_the_mean_and_spread_of_the_best_samples() -> None:
-    actions, scores = torch.randn(1, 30, 2, 1, generator=generator(0)), torch.arange(30.0)[None]
-    old = torch.full((1, 2, 1), 5.0)
-    mean, std = cem(actions, scores, old, old, elites=10, momentum=0.25)
-    best = actions[0, 20:].numpy()
-    np.testing.assert_allclose(mean[0], 0.25 * 5 + 0.75 * best.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(std[0], 0.25 * 5 + 0.75 * best.std(0), rtol=1e-5)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_sequence_with_no_finite_score_is_never_elite(bad: float) -> None:
-    def score(obs: Tensor, actions: Tensor) -> Tensor:
-        first = actions[:, :, 0, 0]
-        return torch.where(first > 0.5, bad, first)  # without the hole, the best are the largest
-
-    _, plan = search(score)
-    assert (plan.kept[:, :, 0, 0] <= 0.5).all()
-    assert (plan.mean[:, 0, 0] <= 0.5).all()
-    assert (plan.mean[:, 0, 0] > 0.3).all()
-
-
-def test_fewer_finite_scores_than_elites_are_all_that_count() -> None:
-    actions = torch.randn(1, 10, 2, 1, generator=generator(0))
-    scores = torch.full((1, 10), -torch.inf).index_fill(1, torch.tensor([4]), 0.0)
-    mean, std = cem(actions, scores, torch.zeros(1, 2, 1), torch.ones(1, 2, 1), elites=5, momentum=0.0)
-    assert torch.equal(mean, actions[:, 4])
-    assert (std == 0).all()
-
-
-def test_a_row_without_any_finite_score_keeps_its_plan() -> None:
-    start = Plan.blank(torch.ones(1), rows=2, horizon=4, keep=3)
-    noise = torch.randn(3, 2, 30, 4, 1, generator=generator(0))
-    update = partial(cem, elites=5, momentum=0.1)
-
-    def score(obs: Tensor, actions: Tensor) -> Tensor:
-        return torch.full(actions.shape[:2], math.nan)
-
-    plan = optimise(score, torch.zeros(2, 1), start, noise, update, **UNBOUNDED)
-    assert (plan.mean == 1).all()
-    assert (plan.kept == 1).all()
-
-
-def test_rows_are_planned_independently() -> None:
-    obs = torch.randn(4, 2, generator=generator(3))
-    noise = torch.randn(3, 4, 50, 6, 1, generator=generator(4))
-    update = partial(cem, elites=8, momentum=0.1)
-
-    def plan(rows: slice, obs: Tensor) -> Tensor:
-        start = Plan.blank(torch.zeros(1), rows=len(obs[rows]), horizon=6, keep=3)
-        return optimise(linear_quadratic, obs[rows], start, noise[:, rows], update, **UNBOUNDED).mean
-
-    together = plan(slice(None), obs)
-    others = torch.cat([obs[:2], obs[2:] + 5])
-    assert torch.equal(plan(slice(None), others)[:2], together[:2])
-    assert not torch.equal(plan(slice(None), others)[2:], together[2:])
-    torch.testing.assert_close(plan(slice(1, 2), obs), together[1:2])
-
-
-def test_actions_scored_and_kept_stay_within_the_limits() -> None:
-    low, high = torch.tensor([-0.3]), torch.tensor([0.1])
-
-    def score(obs: Tensor, actions: Tensor) -> Tensor:
-        assert (actions >= low).all()
-        assert (actions <= high).all()
-        return actions.sum((2, 3))
-
-    start = Plan.blank(torch.zeros(1), rows=2, horizon=4, keep=2)
-    noise = torch.randn(3, 2, 30, 4, 1, generator=generator(0))
-    update = partial(cem, elites=5, momentum=0.1)
-    plan = optimise(score, torch.zeros(2, 1), start, noise, update, low=low, high=high, std=torch.ones(1))
-    torch.testing.assert_close(plan.mean, torch.full_like(plan.mean, 0.1), atol=0.02, rtol=0)
-
-
-def test_warm_start_shifts_each_row_and_forgets_where_first() -> None:
-    plan = Plan(torch.arange(6.0).view(2, 3, 1), torch.arange(12.0).view(2, 2, 3, 1))
-    later = plan.shifted(torch.tensor([False, True]), torch.tensor([9.0]))
-    assert later.mean[..., 0].tolist() == [[1, 2, 9], [9, 9, 9]]
-    assert later.kept[..., 0].tolist() == [[[1, 2, 9], [4, 5, 9]], [[9, 9, 9], [9, 9, 9]]]
-
-
-@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.5])
-def test_coloured_noise_has_unit_variance_and_white_noise_no_memory(exponent: float) -> None:
-    factor = colour(12, exponent)
-    covariance = (factor.T @ factor).numpy()
-    np.testing.assert_allclose(np.diag(covariance), 1, atol=1e-5)
-    neighbours = np.diag(covariance, 1)
-    assert np.allclose(neighbours, 0, atol=1e-6) if exponent == 0 else (neighbours > 0.2).all()
 
 
 # The model
@@ -470,8 +337,10 @@ def test_score_is_the_discounted_reward_while_alive_averaged_over_members() -> N
 
 def test_penalty_lowers_a_score_by_the_members_disagreement() -> None:
     learner, score, obs, actions = model_score(particles=2)
+    model = learner.best_model()
+    doubt = Doubt(model, learner.held_out(), prune=1.0)
     mild, harsh = (
-        ImaginedReturn(replace(learner.config, penalty=p), learner.best_model())(obs, actions) for p in (1.0, 2.0)
+        ImaginedReturn(replace(learner.config, penalty=p), model, doubt=doubt)(obs, actions) for p in (1.0, 2.0)
     )
     plain = score(obs, actions)
     assert (mild < plain).all()
@@ -502,18 +371,12 @@ def test_unlimited_actions_are_searched_within_the_data() -> None:
     assert (np.abs(learner_of(free).policy(seed=0).act(steps(4, first=True))) <= 1).all()
 
 
-def test_discrete_actions_are_refused() -> None:
-    spec, _ = linear_data()
-    with pytest.raises(ValueError, match="mpc plans continuous actions for now"):
-        learner_of(replace(spec, discrete=True))
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"elites": 8}, r"elites \(8\), nor elites members \(7\)|nor elites members"),
+        ({"elites": 8}, r"elites \(8\) must not exceed members \(7\)"),
         ({"samples": 61}, "samples"),
-        ({"penalty": 1.0}, "particles"),
+        ({"penalty": 1.0, "elites": 1}, "elites > 1"),
         ({"best": 59}, "best"),
         ({"discount": 1.5}, "discount"),
         ({"horizon": 0}, "horizon"),

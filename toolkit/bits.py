@@ -34,7 +34,8 @@ from toolkit.core import (
     TransitionMass,
     child_seed,
 )
-from toolkit.fqe import check_shape, learner_spec, opened
+from toolkit.fqe import opened
+from toolkit.given import check_shape
 from toolkit.marginal import Bins, Marginal, choice_bits
 from toolkit.stats import Estimate, student
 from toolkit.store import Mixture, ReplayStore
@@ -93,7 +94,7 @@ def run_bits(
     run, learner, _ = load_learner(folder)
     torch.set_num_threads(run.threads)
     training, given = opened(run, None, None, None), open_data(store, None, view)
-    check_shape(folder, given, learner_spec(folder))
+    check_shape(folder, given.spec, str(given.path))
     known = {bytes(uid) for uid in training.episodes["uid"]}
     fresh = np.array([i for i, uid in enumerate(given.episodes["uid"]) if bytes(uid) not in known], np.int64)
     if len(fresh) == 0:

@@ -224,7 +224,7 @@ class Eval:
                 as_json=self.json,
             )  # fmt: skip
 
-        from toolkit.evaluate import evaluate, film
+        from toolkit.evaluate import evaluate_timed, film
         from toolkit.records import to_line
         from toolkit.video import need_video
 
@@ -234,11 +234,14 @@ class Eval:
         held_out = ("interpolated", "extrapolated")
         asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
         settings = {"episodes": self.episodes, "splits": sorted(asked) or None, "seed": self.seed}
-        records = [record for folder in self.runs for record in evaluate(folder, **settings)]  # type: ignore[arg-type]
+        found = [evaluate_timed(folder, **settings) for folder in self.runs]  # type: ignore[arg-type]
+        records = [record for those, _ in found for record in those]
         if self.json:
             print("\n".join(map(to_line, records)))
         else:
             print_scores(records)
+        for folder, (_, pace) in zip(self.runs, found, strict=True):
+            print(f"{folder.name} acts in {pace}", file=sys.stderr)
         if self.video:
             paths = [path for folder in self.runs for path in film(folder, self.video, **settings)]  # type: ignore[arg-type]
             print("\n".join(map(str, paths)), file=sys.stderr if self.json else sys.stdout)

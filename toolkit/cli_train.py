@@ -51,8 +51,9 @@ class TrainSettings(RunSettings):
 
     def run_learner(self, name: str, config: Any) -> int:
         from toolkit.configure import configure
+        from toolkit.evaluate import Pace
         from toolkit.progress import ProgressLine
-        from toolkit.records import load
+        from toolkit.records import load, read_object
         from toolkit.size import size_of_run
         from toolkit.train import run
 
@@ -63,6 +64,8 @@ class TrainSettings(RunSettings):
         line.close()
         if self.episodes and self.splits:
             print_scores(load(folder))
+            if (folder / "pace.json").exists():  # runs of earlier versions have none
+                print(f"acts in {Pace(**read_object(folder / 'pace.json'))}", file=sys.stderr)
         print(size_of_run(configured, folder), file=sys.stderr)  # beside the progress; the folder stays the last line
         print(folder)
         return 0

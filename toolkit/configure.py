@@ -12,6 +12,7 @@ import torch
 
 from toolkit import checkpoint, feed, registry
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
+from toolkit.given import equip, named_runs
 from toolkit.records import RunConfig, read_config, read_object
 from toolkit.store import Mixture, ReplayStore, Schema, open_mixture
 from toolkit.store.files import digest
@@ -69,6 +70,7 @@ def configure(
     """
     name = learner if isinstance(learner, str) else learner.name
     config = learner_config(name, options or {}) if isinstance(learner, str) else learner
+    config, given = named_runs(config)
     opened = open_data(store, commit, view, relabel) if opened is None else opened
     suite = opened.schema.environment.get("suite", "")
     if episodes:
@@ -97,9 +99,11 @@ def configure(
         tags=dict(tags or {}),
         relabel=relabel,
         tier="streaming" if opened.tier(tier) == "streaming" else tier,  # another stream, so another run
+        given=given,
     )
     data = feed.training_data(opened, config.needs)
-    config.build(data.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    built = config.build(data.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    equip(built, run, data.spec, opened.schema)
     return run
 
 
@@ -149,9 +153,12 @@ def load_learner(
         spec = Spec.from_json(saved["spec"])
     except (TypeError, KeyError) as error:
         raise ValueError(f"{folder} was written by another version of packmule ({error}); train it again") from None
-    learner = build(replace(config, device=resolve_device(device)), spec)
+    here = replace(config, device=resolve_device(device))
+    learner = build(here, spec)
     restore(learner, state, folder)
-    return config, learner, Schema.from_json(saved["schema"])
+    schema = Schema.from_json(saved["schema"])
+    equip(learner, here, spec, schema, folder)
+    return config, learner, schema
 
 
 def snapshot(folder: Path, step: int) -> Path:

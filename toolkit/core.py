@@ -338,6 +338,37 @@ class TransitionMass(Protocol):
         """Log probability in nats, (B,) float64, of all the bins and of the end."""
 
 
+@runtime_checkable
+class StateValue(Protocol):
+    """A learner that says what a state is worth to its own policy."""
+
+    def state_value(self, obs: Tensor) -> Tensor:
+        """Discounted sum of the rewards still to come, in the data's own units; raw obs (N, O) -> (N,)."""
+
+
+class Reward(Protocol):
+    """A reward that is known: a pure function of a step, in the data's units."""
+
+    def __call__(self, obs: Tensor, action: Tensor, next_obs: Tensor, /) -> Tensor:
+        """Raw obs (N, O), action (N, A), one-hot if discrete, next_obs (N, O) -> (N,)."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a learner may be handed besides data: learners trained before, and the suite's reward."""
+
+    learners: Mapping[str, Learner] = field(default_factory=dict)  # by the option that named the run
+    reward: Reward | None = None  # None if the suite states none
+
+
+@runtime_checkable
+class Assisted(Protocol):
+    """A learner that takes what it is given, after it was built and before its policy is asked for."""
+
+    def receive(self, given: Given) -> None:
+        """Raises ValueError if something asked for is missing, or cannot serve."""
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a learner asks of the data besides observations and actions; `toolkit.feed` sees that batches hold it."""
@@ -377,6 +408,7 @@ class LearnerConfig:
     takes_images: ClassVar[bool] = False  # whether it reads Batch.images; if not, it refuses data of images alone
     paper: ClassVar[str] = ""  # arXiv id
     actions: ClassVar[tuple[Literal["continuous", "discrete"], ...]] = ("continuous",)
+    runs: ClassVar[tuple[str, ...]] = ()  # options that name a trained run, or None; the learner is `Assisted` then
 
     @property
     def needs(self) -> Needs:

@@ -34,6 +34,24 @@ class Outcome:
     success: bool
 
 
+@dataclass(frozen=True)
+class Pace:
+    """What acting cost: seconds inside `policy.act`, its calls, and the rows that each call acted for."""
+
+    seconds: float
+    calls: int
+    rows: int
+
+    @property
+    def milliseconds(self) -> float:
+        """Of one call."""
+        return 1e3 * self.seconds / max(self.calls, 1)
+
+    def __str__(self) -> str:
+        together = f"{self.rows} environments together" if self.rows > 1 else "1 environment"
+        return f"{self.milliseconds:.3g} ms a step, {together}"
+
+
 def rollouts(
     policy: Policy,
     suite: Suite,
@@ -43,8 +61,8 @@ def rollouts(
     *,
     rows: int = ROWS,
     envs: VectorEnvironment | None = None,
-) -> tuple[list[Outcome], float]:
-    """Act one episode in each context (n, C) with the seed beside it; also the seconds spent inside `policy.act`.
+) -> tuple[list[Outcome], Pace]:
+    """Act one episode in each context (n, C) with the seed beside it; also what acting cost.
 
     Episodes run `rows` at a time, in the suite's own batch or in the given `envs`; a row that ends takes the next
     episode, with `Step.first` set, so nothing resets behind the policy's back. Rows left over at the end repeat
@@ -58,7 +76,7 @@ def rollouts(
     seen = {name: np.zeros((n, *shape), np.uint8) for name, shape in schema.images.items()}
     reward, first = np.zeros(n, np.float32), np.ones(n, bool)
     returns, lengths, episode = np.zeros(n), np.zeros(n, int), np.zeros(n, int)
-    running, upcoming, acting = np.zeros(n, bool), 0, 0.0
+    running, upcoming, acting, calls = np.zeros(n, bool), 0, 0.0, 0
 
     def show(rows: Array, raw: Any) -> None:
         obs[rows] = schema.flatten(raw)
@@ -86,6 +104,7 @@ def rollouts(
             images = {name: values.copy() for name, values in seen.items()} or None
             actions = policy.act(Step(obs.copy(), reward.copy(), first.copy(), images))
             acting += time.perf_counter() - began
+            calls += 1
             first[:] = False
             playing = np.flatnonzero(running)
             moves = made.step(playing, _executable(schema, actions[playing]))
@@ -101,7 +120,7 @@ def rollouts(
     finally:
         if envs is None:
             made.close()
-    return [outcome for outcome in outcomes if outcome is not None], acting
+    return [outcome for outcome in outcomes if outcome is not None], Pace(acting, calls, n)
 
 
 def _executable(schema: Schema, actions: Array) -> Array:
@@ -113,14 +132,13 @@ def _executable(schema: Schema, actions: Array) -> Array:
 
 def evaluate_learner(
     config: RunConfig, learner: Learner, store: ReplayStore | Mixture, *, step: int | None = None
-) -> tuple[list[Record], dict[str, float]]:
-    """Act on every split of the configuration, all episodes together: their records, and what acting took.
+) -> tuple[list[Record], Pace]:
+    """Act on every split of the configuration, all episodes together; their records, and what acting cost.
 
-    That is "seconds" spent in the policy and "actions" chosen; those of environments that act together share its time.
     `step` is the number of steps the learner has taken, by default all of them.
     """
     if not config.episodes or not config.splits:
-        return [], {"seconds": 0.0, "actions": 0}
+        return [], Pace(0.0, 0, 0)
     suite, n = registry.suite(config.suite), config.episodes
     contexts, seeds, where = [], [], []
     for split in config.splits:
@@ -129,7 +147,7 @@ def evaluate_learner(
         where += [(split, i) for i in range(n)]
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
-    outcomes, seconds = rollouts(policy, suite, store.schema, all_contexts, seeds)
+    outcomes, pace = rollouts(policy, suite, store.schema, all_contexts, seeds)
     recorded = store.episodes["behaviour"] != BEHAVIOUR  # the sum of a rollout's rewards is no return
     behaviour = float(store.episodes["return"][recorded if recorded.any() else ...].mean())
     family = registry.learner(config.learner).family
@@ -157,7 +175,7 @@ def evaluate_learner(
                 tags=config.tags,
             )
         )
-    return records, {"seconds": round(seconds, 6), "actions": sum(outcome.length for outcome in outcomes)}
+    return records, pace
 
 
 def _env_seed(config: RunConfig, split: str, episode: int) -> int:
@@ -184,9 +202,20 @@ def evaluate(
 
     Raises ValueError if the folder is not a run, has not been trained to its last step, or nothing is asked for.
     """
+    return evaluate_timed(folder, episodes=episodes, splits=splits, seed=seed)[0]
+
+
+def evaluate_timed(
+    folder: str | Path,
+    *,
+    episodes: int | None = None,
+    splits: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> tuple[list[Record], Pace]:
+    """What `evaluate` returns, and what acting cost."""
     saved, asked, learner, store = _again(folder, episodes, splits, seed)
-    records, _ = evaluate_learner(asked, learner, store)
-    return [replace(record, run=saved.identity, seed=saved.seed) for record in records]
+    records, pace = evaluate_learner(asked, learner, store)
+    return [replace(record, run=saved.identity, seed=saved.seed) for record in records], pace
 
 
 def film(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from toolkit.configure import load_learner, open_data
 from toolkit.core import Array, Batch, Policy, Reactive, Spec, child_seed
+from toolkit.given import check_shape
 from toolkit.nets import StackedMLP, adam, descend, generator, polyak
 from toolkit.normalize import Normalizer
 from toolkit.records import RunConfig
@@ -186,7 +187,7 @@ def evaluate_run(
     run, learner, _ = load_learner(folder)
     policy = reactive(run, learner.policy(seed=child_seed(seed, "fqe", "policy")), "has no value that can be fitted")
     data = opened(run, store, view, commit)
-    check_shape(folder, data, learner_spec(folder))
+    check_shape(folder, data.spec, str(data.path))
     torch.set_num_threads(run.threads)
     found = evaluate(policy, data, config or FQEConfig(), seed=seed, progress=progress)
     return replace(found, run=run.identity, learner=run.learner)
@@ -241,16 +242,6 @@ def learner_spec(folder: str | Path) -> Spec:
     from toolkit.records import read_object
 
     return Spec.from_json(read_object(Path(folder) / "spec.json")["spec"])
-
-
-def check_shape(folder: str | Path, data: ReplayStore | Mixture, spec: Spec) -> None:
-    """Raises ValueError if observations or actions of the data are of another shape than the run's."""
-    for name in ("obs_dim", "action_dim", "discrete"):
-        if (mine := getattr(spec, name)) != (found := getattr(data.spec, name)):
-            raise ValueError(
-                f"{folder} was trained on data with {name} {mine}, {data.path} has {found}: "
-                "give a store of the same observations and actions"
-            )
 
 
 def episodes(data: ReplayStore | Mixture, config: FQEConfig, seed: int) -> tuple[Array, Array, float]:

@@ -11,7 +11,7 @@ from toolkit.baselines import Transitions
 from toolkit.configure import open_data
 from toolkit.core import Dynamics, Episode, child_seed
 from toolkit.episodes import stream
-from toolkit.fqe import check_shape, learner_spec
+from toolkit.given import check_shape
 from toolkit.records import RunConfig
 from toolkit.store import Mixture, ReplayStore, Schema
 
@@ -33,7 +33,7 @@ def held_out(
     made: list[Episode]
     if on is not None:
         other = open_data(on, None, None)
-        check_shape(folder, other, learner_spec(folder))
+        check_shape(folder, other.spec, str(other.path))
         chosen = np.random.default_rng(seed).permutation(len(other))[:episodes].tolist()
         what, made = f"{len(chosen)} episodes of {on}", [other.episode(i) for i in sorted(chosen)]
     elif "collect" in schema.environment and run.relabel is None and isinstance(data, ReplayStore):

@@ -28,7 +28,7 @@ from toolkit.configure import load_learner, open_data, resolve_device
 from toolkit.core import Dynamics, Episode, Learner
 from toolkit.engines.local import only_one
 from toolkit.episodes import MOST
-from toolkit.fqe import check_shape, learner_spec
+from toolkit.given import check_shape
 from toolkit.records import RunConfig, read_object
 from toolkit.rollouts import Imagining, Rollouts
 from toolkit.store import ReplayStore
@@ -165,14 +165,14 @@ def _source(folder: str | Path, source: str | Path, commit: int | None, view: st
             f"{source} has {', '.join(map(repr, odd))}, which are images or integers; "
             "a model imagines float vectors only"
         )
-    check_shape(folder, data, learner_spec(folder))
+    check_shape(folder, data.spec, str(data.path))
     return data
 
 
 def _actor(folder: str | Path, data: ReplayStore, device: str) -> Learner:
     """The run that acts. Raises ValueError if it was trained for other observations or actions."""
     _, learner, _ = load_learner(folder, device=device)
-    check_shape(folder, data, learner_spec(folder))
+    check_shape(folder, data.spec, str(data.path))
     return learner
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from toolkit.configure import build, configure, learner_config, open_data, resto
 from toolkit.core import Learner, LearnerConfig, child_seed
 from toolkit.engines.local import interrupt_flag
 from toolkit.evaluate import evaluate_learner
+from toolkit.given import equip, keep
 from toolkit.lease import Lease, hold
 from toolkit.records import (
     Record,
@@ -70,15 +72,17 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         data = feed.training_data(store, learner_config(config.learner, config.options).needs)
         saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
+        keep(config, folder)
         learner = build(config, data.spec)
+        equip(learner, config, data.spec, store.schema, folder)
         on_the_way, seconds = _train(config, folder, data, learner, store, progress, lease)
         began = time.perf_counter()
-        records, acting = evaluate_learner(config, learner, store)
+        records, pace = evaluate_learner(config, learner, store)
         timing = {"seconds": round(seconds, 3), "evaluation_seconds": round(time.perf_counter() - began, 3)}
         scores = {split: round(score, 6) for (_, split), (score, _) in mean_scores(records).items()}
         lease.check()
         replace_json(folder / "state.json", {"step": config.steps, "steps": config.steps, **timing, "scores": scores})
-        replace_json(folder / "acting.json", acting)
+        replace_json(folder / "acting.json", asdict(pace) | {"actions": sum(record.length for record in records)})
         write_records(folder, on_the_way + records)
         lease.check()
         mark_done(folder, config)

@@ -206,6 +206,23 @@ class Imagination:
         self.targets, self.low, self.high = model.targets, model.low, model.high
 
     @torch.no_grad()
+    def step(self, inputs: Tensor) -> Tensor:
+        """Each member's own rows, observation | action, raw (E, R, O + A) -> its change, reward and logit of
+        termination (E, R, O + 2)."""
+        y = inputs
+        for weight, bias in self.layers[:-1]:
+            y = F.silu(torch.baddbmm(bias, y, weight), inplace=True)
+        weight, bias = self.layers[-1]
+        y = torch.baddbmm(bias, y, weight)
+        if self.head is None:
+            return y
+        return torch.cat([self.targets.inverse(self.head.mean(y[..., :-1])), y[..., -1:]], -1)
+
+    def after(self, obs: Tensor, step: Tensor) -> Tensor:
+        """The observation reached from obs (..., O) by a `step` (..., O + 2), within the data's range."""
+        return torch.clamp(obs + step[..., : self.obs_dim], self.low, self.high)
+
+    @torch.no_grad()
     def __call__(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Member e starts from obs (E, R, O) and takes actions (H, E, R, A).
 
@@ -213,20 +230,15 @@ class Imagination:
         having terminated in each step (H, E, R).
         """
         x = torch.cat([obs, actions[0]], -1)  # the one input buffer: observation | action
-        state = x[..., : self.obs_dim]
+        state = x[..., : self.obs_dim]  # a view: it moves along
         reached, reward, logit = [], [], []
         for action in actions:
             x[..., self.obs_dim :] = action
-            y = x
-            for weight, bias in self.layers[:-1]:
-                y = F.silu(torch.baddbmm(bias, y, weight), inplace=True)
-            weight, bias = self.layers[-1]
-            y = torch.baddbmm(bias, y, weight)
-            change = y if self.head is None else self.targets.inverse(self.head.mean(y[..., :-1]))
-            torch.clamp(state + change[..., : self.obs_dim], self.low, self.high, out=state)
-            reached.append(state.clone())
-            reward.append(change[..., self.obs_dim])
-            logit.append(y[..., -1])
+            y = self.step(x)
+            reached.append(self.after(state, y))
+            x[..., : self.obs_dim] = reached[-1]
+            reward.append(y[..., self.obs_dim])
+            logit.append(y[..., self.obs_dim + 1])
         return torch.stack(reached), torch.stack(reward), torch.stack(logit).sigmoid() * self.ends
 
 

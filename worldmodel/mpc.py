@@ -10,32 +10,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.core import Array, Batch, Exactness, Family, Imagined, LearnerConfig, Needs, Reached, Spec, child_seed
-from toolkit.nets import Checkpointed, descend, generator
+from toolkit.core import (
+    Array,
+    Batch,
+    Exactness,
+    Family,
+    Given,
+    Imagined,
+    LearnerConfig,
+    Needs,
+    Reached,
+    Reactive,
+    Spec,
+    StateValue,
+    child_seed,
+)
+from toolkit.nets import Checkpointed, adamw, descend, generator
 from worldmodel.calibration import calibrate
+from worldmodel.guide import Clone
 from worldmodel.heads import GaussianHead
 from worldmodel.mixture import AutoregressiveHead
 from worldmodel.model import EnsembleModel, MakeHead
-from worldmodel.policy import PlannerPolicy
+from worldmodel.planning import Planning
+from worldmodel.policy import Planned, PlannerPolicy, planner
 from worldmodel.selection import BLOCK, Reservoir, Rows, Selection
 
 HELD_OUT = 10  # one episode in this many is kept for choosing members, if there are that many
 HELD_OUT_ROWS = 2048  # windows of them that every look uses
+DOUBTED = 512  # of them that the unit of a penalty for disagreement is measured on
 HEADS: dict[str, MakeHead] = {"gaussian": GaussianHead, "autoregressive": AutoregressiveHead}
 
 
 @dataclass(frozen=True)
-class MPCConfig(LearnerConfig):
-    """A probabilistic ensemble planned with the cross-entropy method.
+class MPCConfig(Planning, LearnerConfig):
+    """A probabilistic ensemble, planned with at every step.
 
-    The model is that of PETS (arXiv:1805.12114), the planner that of iCEM (arXiv:2008.06389), the
-    penalty for disagreement follows MOPO (arXiv:2005.13239). A plan's worth ends at its horizon:
-    there is no terminal value and no prior policy, so rewards further away than `horizon` steps are not seen.
+    The model is that of PETS (arXiv:1805.12114), the planner that of iCEM (arXiv:2008.06389) or another, the
+    penalty for disagreement follows MOPO (arXiv:2005.13239). A plan's worth ends at its horizon, unless `value`
+    names a run that says what the state reached there is worth.
     """
 
     name: ClassVar[str] = "mpc"
     family: ClassVar[Family] = "model_based"
     paper: ClassVar[str] = "1805.12114"
+    actions: ClassVar = ("continuous", "discrete")
+    runs: ClassVar = ("prior", "value")
 
     hidden: tuple[int, ...] = (128, 128)
     """Widths of each member's hidden layers."""
@@ -55,72 +74,20 @@ class MPCConfig(LearnerConfig):
     """What a member predicts: independent Gaussians, or mixtures of them, each dimension given those before it."""
     rollout: int = 1
     """Steps a member is trained over, each from its own prediction of the one before."""
-    samples: int = 60
-    """Action sequences scored in an iteration."""
-    iterations: int = 3
-    """Rounds of sampling for each action taken."""
-    horizon: int = 20
-    """Steps a sequence looks ahead."""
-    best: int = 8
-    """Sequences an iteration's mean and spread are taken from."""
-    momentum: float = 0.1
-    """Share of the old mean and spread in the new."""
-    keep: float = 0.3
-    """Fraction of `best` that is scored again in the next iteration, and after a step."""
-    colour: float = 2.0
-    """Exponent of the noise's spectrum over a sequence: 0 is white, larger holds actions for longer."""
-    spread: float = 1.0
-    """Standard deviation a search starts with, as a fraction of half the action range; samples are clipped to it."""
-    particles: int = 1
-    """Elite members that imagine each sequence. 1 deals sequences out to members, `elites` asks every member."""
-    discount: float = 0.99
-    """Weight of a reward one step later."""
-    penalty: float = 0.0
-    """Reward, in its standard deviations, lost for one of disagreement about the observation; needs particles > 1."""
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
             raise ValueError(f"head is {self.head!r}; expected {' or '.join(HEADS)}")
         if self.patience < 0:
             raise ValueError(f"patience must not be negative, got {self.patience}")
-        counts = (
-            "members",
-            "elites",
-            "compare_every",
-            "rollout",
-            "samples",
-            "iterations",
-            "horizon",
-            "best",
-            "particles",
-        )
-        for field in counts:
+        for field in ("members", "elites", "compare_every", "rollout"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not self.particles <= self.elites <= self.members:
-            raise ValueError(
-                f"particles ({self.particles}) must not exceed elites ({self.elites}), "
-                f"nor elites members ({self.members})"
-            )
-        if self.samples * self.particles % self.elites:
-            raise ValueError(
-                f"samples * particles ({self.samples} * {self.particles}) must divide evenly among "
-                f"elites ({self.elites})"
-            )
-        if not self.best + 1 < self.samples:
-            raise ValueError(f"best ({self.best}) must be smaller than samples ({self.samples}) by 2 or more")
-        if not (0 <= self.momentum < 1 and 0 <= self.keep <= 1 and 0 < self.discount <= 1):
-            raise ValueError(
-                "momentum must lie in [0, 1), keep in [0, 1] and discount in (0, 1], "
-                f"got {self.momentum}, {self.keep} and {self.discount}"
-            )
-        if not (self.lr > 0 and self.spread > 0 and self.weight_decay >= 0 and self.colour >= 0 and self.penalty >= 0):
-            raise ValueError(
-                "lr and spread must be positive; weight_decay, colour and penalty must not be negative, got "
-                f"{self.lr}, {self.spread}, {self.weight_decay}, {self.colour} and {self.penalty}"
-            )
-        if self.penalty and self.particles == 1:
-            raise ValueError(f"penalty {self.penalty} needs particles > 1: one member cannot disagree with itself")
+        if self.elites > self.members:
+            raise ValueError(f"elites ({self.elites}) must not exceed members ({self.members})")
+        if not (self.lr > 0 and self.weight_decay >= 0):
+            raise ValueError(f"lr must be positive and weight_decay not negative, got {self.lr}, {self.weight_decay}")
+        self.check(self.elites)
 
     @property
     def needs(self) -> Needs:
@@ -128,8 +95,15 @@ class MPCConfig(LearnerConfig):
         return Needs(window=self.rollout, reward=True)
 
     def build(self, spec: Spec, *, seed: int, device: str) -> MPC:
-        """Raises ValueError if actions are discrete."""
+        """Raises ValueError if reward is goal and the data's goal does not fit `achieved`."""
         return MPC(self, spec, seed=seed, device=device)
+
+
+PRESETS = {
+    "mpc-small": MPCConfig(samples=30, iterations=2, horizon=10, best=5),
+    "mpc-large": MPCConfig(samples=250, iterations=5, horizon=30, best=25, particles=5, decay=1.25),
+    "mbop": MPCConfig(planner="mbop", samples=100, iterations=1, horizon=10, momentum=0.0),
+}
 
 
 class MPC(Checkpointed):
@@ -147,9 +121,10 @@ class MPC(Checkpointed):
     def __init__(self, config: MPCConfig, spec: Spec, *, seed: int, device: str) -> None:
         if spec.obs_dim == 0:
             raise ValueError("mpc predicts vector observations, but the data have only images: collect vectors too")
-        if spec.discrete:
+        if config.reward == "goal" and len(config.achieved) != spec.goal_dim:
             raise ValueError(
-                "mpc plans continuous actions for now; train a learner that takes discrete actions instead"
+                f"achieved names {len(config.achieved)} observation numbers, the data's goal has {spec.goal_dim}; "
+                "reward goal needs one for each"
             )
         self.config, self.spec, self.device = config, spec, device
         rng = generator(child_seed(seed, "mpc", "weights"))
@@ -165,14 +140,19 @@ class MPC(Checkpointed):
         parameters = list(self.model.parameters())
         fused = parameters[0].device.type in {"cpu", "cuda"}
         self.optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        self.given = Given()
+        self.clone: Clone | None = None
+        if config.clones:
+            rng = generator(child_seed(seed, "mpc", "clone"))
+            self.clone = Clone(spec, hidden, generator=rng).to(device)
+            self.clone_optimizer = adamw(self.clone.parameters(), config.lr, weight_decay=config.weight_decay)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on windows of `rollout` steps; every `compare_every`, the weights to keep are chosen.
 
         Metrics, means over members in nats a step: `nll` of this batch's training windows, 0 if it has none, and
-        `selection_nll` of the weights kept, on the windows that choose; 0 before the first look.
-
-        Raises ValueError if the windows have another length.
+        `selection_nll` of the weights kept, on the windows that choose; 0 before the first look. `clone` is the loss
+        of the cloned prior, if there is one. Raises ValueError if the windows have another length.
         """
         config = self.config
         if batch.action.shape[1] != config.rollout:
@@ -196,7 +176,12 @@ class MPC(Checkpointed):
             self._look()
         mean = nll.detach().sum() / (present.sum() * len(nll)).clamp_min(1)
         best = self.selection.best
-        return {"nll": mean, "selection_nll": best.where(best.isfinite(), 0.0).mean()}
+        metrics = {"nll": mean, "selection_nll": best.where(best.isfinite(), 0.0).mean()}
+        if self.clone is not None:
+            loss = self.clone.loss(batch.obs[:, 0], batch.action[:, 0], ~held_out & batch.valid[:, 0])
+            descend(self.clone_optimizer, loss)
+            metrics["clone"] = loss.detach()
+        return metrics
 
     @torch.no_grad()
     def _look(self) -> None:
@@ -247,6 +232,37 @@ class MPC(Checkpointed):
         """Log probability of bins and end under the elite ensemble, nats, (B,) float64."""
         return self.best_model().log_mass(reached)
 
+    def held_out(self) -> Tensor:
+        """Observation | action of steps that trained nothing, raw: (n, O + A), n at most 512."""
+        rows = self.reservoir.rows()
+        return torch.cat([rows.obs[:DOUBTED, 0], rows.action[:DOUBTED, 0]], -1)
+
+    def receive(self, given: Given) -> None:
+        """Take the learners of `prior` and `value`, and a known reward. Raises ValueError if one cannot serve."""
+        due = [name for name in self.config.runs if getattr(self.config, name) is not None]
+        if missing := [name for name in due if name not in given.learners]:
+            raise ValueError(f"{missing[0]} is {getattr(self.config, missing[0])!r}, but no such learner was given")
+        if "prior" in due and not isinstance(given.learners["prior"].policy(seed=0), Reactive):
+            raise ValueError(
+                f"prior {self.config.prior!r}: its policy remembers, plans ahead or asks for a return; a prior has to "
+                "act on the observation alone, as bc, iql, td3bc and cql do"
+            )
+        if "value" in due and not isinstance(given.learners["value"], StateValue):
+            raise ValueError(
+                f"value {self.config.value!r}: its learner knows no value of a state; take one of iql, cql, td3bc, "
+                "awac or rebrac"
+            )
+        if self.config.reward == "known" and given.reward is None:
+            raise ValueError(
+                "reward is known, but the data's suite states no reward as a function: use learned or goal"
+            )
+        self.given = given
+
     def policy(self, *, seed: int) -> PlannerPolicy:
-        """A planner with the elite members' weights of this moment; later updates do not reach it."""
-        return PlannerPolicy(self.config, self.spec, self.best_model(), seed=seed, device=self.device)
+        """A planner with the elite members' weights of this moment; later updates do not reach it.
+
+        Raises ValueError if the configuration names runs, or a known reward, that were never received.
+        """
+        self.receive(self.given)
+        planned = Planned(self.spec, self.best_model(), self.held_out(), copy.deepcopy(self.clone), self.given)
+        return planner(self.config, planned, seed=seed, device=self.device)

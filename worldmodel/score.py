@@ -2,57 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from toolkit.core import Reward
+from worldmodel.doubt import Doubt
 from worldmodel.model import EnsembleModel, Imagination
 
 if TYPE_CHECKING:
     from worldmodel.mpc import MPCConfig
 
-BLOCK_FLOATS = 1 << 17  # activations imagined at once: bounds memory, and stays inside the cache
+BLOCK_FLOATS = 1 << 17  # activations of a layer imagined at once: bounds memory, and stays inside the cache
 
 
 class ImaginedReturn:
     """The score of a plan: the discounted sum of reward times the probability of being alive, less the penalty.
 
-    With P particles and E elite members, particle p of sequence n is imagined by member (n P + p) mod E.
+    With P particles and E elite members, particle p of sequence n is imagined by member (n P + p) mod E. Only the
+    dynamics are computed step by step: rewards, ends, values and doubts of all steps of a block together.
+
+    `reward` stands in for the model's own, `value` (R, O) -> (R,) is added for the last state reached, and `doubt`
+    measures disagreement; each is left out if None.
     """
 
-    def __init__(self, config: MPCConfig, model: EnsembleModel) -> None:
+    def __init__(
+        self,
+        config: MPCConfig,
+        model: EnsembleModel,
+        *,
+        reward: Reward | None = None,
+        value: Callable[[Tensor], Tensor] | None = None,
+        doubt: Doubt | None = None,
+    ) -> None:
         self.config, self.imagine = config, Imagination(model)
-        self.discounts = config.discount ** torch.arange(config.horizon, device=model.elites.device)[:, None, None]
-        self.penalty = config.penalty * model.targets.std[-1]  # raw reward for one unit of disagreement
-        moves = model.targets.kept[:-1]
-        self.unit = moves / model.inputs.std[: len(moves)] / moves.sum().clamp_min(1)
+        self.reward, self.value, self.doubt = reward, value, doubt
+        steps = torch.arange(config.horizon + 1, device=model.elites.device)
+        self.discounts = config.discount ** steps[:, None, None]
+        scale = 1.0 if config.reward == "goal" else model.targets.std[-1]  # a goal's reward is in spreads already
+        self.penalty = config.penalty * scale
+        self.width = max(config.hidden, default=1)
 
     def __call__(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """obs (M, O), actions (M, N, H, A) -> (M, N), in blocks of rows."""
-        width = max(self.config.hidden, default=1)
-        rows = max(1, BLOCK_FLOATS // (actions.shape[1] * self.config.particles * width))
-        blocks = zip(obs.split(rows), actions.split(rows), strict=True)
-        return torch.cat([self._block(*block) for block in blocks])
+        """obs (M, O), actions (M, N, H, A) -> (M, N), in blocks of sequences. N * P must be divisible by E."""
+        rows, samples = actions.shape[:2]
+        owner = torch.arange(rows * samples, device=obs.device) // samples
+        members, particles = self.imagine.members, self.config.particles
+        block = max(1, BLOCK_FLOATS // (self.width * particles * members)) * members
+        found = [
+            self._block(obs[row], sequences)
+            for row, sequences in zip(owner.split(block), actions.flatten(0, 1).split(block), strict=True)
+        ]
+        score, doubtful = (torch.cat(part).view(rows, samples) for part in zip(*found, strict=True))
+        drop = doubtful & ~doubtful.all(1, keepdim=True)
+        return score.masked_fill(drop, -torch.inf)
 
-    def _block(self, obs: Tensor, actions: Tensor) -> Tensor:
-        (rows, samples, horizon, size), particles = actions.shape, self.config.particles
-        members = self.imagine.members
-        group = samples * particles // members  # particles of one row that one member imagines
-        dealt = actions.repeat_interleave(particles, dim=1).view(rows, group, members, horizon, size)
-        dealt = dealt.permute(3, 2, 0, 1, 4).reshape(horizon, members, rows * group, size)
-        start = obs.repeat_interleave(group, dim=0).expand(members, -1, -1)
-        reached, reward, end = self.imagine(start, dealt)
-        alive = (1 - end).cumprod(0)
-        weight = self.discounts * torch.cat([torch.ones_like(alive[:1]), alive[:-1]])
+    def _block(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """obs (B, O), actions (B, H, A) -> scores (B,), and which of them are too doubtful (B,) bool."""
+        members, particles = self.imagine.members, self.config.particles
+
+        def deal(each: Tensor) -> Tensor:
+            """(B, ...) -> (E, B P / E, ...)."""
+            return each.repeat_interleave(particles, 0).unflatten(0, (-1, members)).transpose(0, 1)
 
         def gather(each: Tensor) -> Tensor:
-            """(..., E, M * group) -> (..., M, N, P), the inverse of the deal."""
-            parted = each.unflatten(-1, (rows, group)).movedim(-3, -1)  # (..., M, group, E)
-            return parted.reshape(*each.shape[:-2], rows, samples, particles)
+            """(E, B P / E) -> (B, P), the inverse of the deal."""
+            return each.T.reshape(-1, particles)
 
-        score = gather((weight * reward).sum(0)).mean(-1)
-        if particles > 1 and self.config.penalty:
-            spread = gather(reached.movedim(-1, 0)).std(-1, correction=0).movedim(0, -1) @ self.unit  # (H, M, N)
-            score = score - self.penalty * (gather(weight).mean(-1) * spread).sum(0)
-        return score
+        start, dealt = deal(obs), deal(actions).movedim(2, 0).contiguous()  # (E, G, O), (H, E, G, A)
+        reached, reward, end = self.imagine(start, dealt)
+        before = (
+            torch.cat([start[None], reached[:-1]]) if self.reward is not None or self.doubt is not None else reached
+        )
+        if self.reward is not None:
+            each = (part.flatten(0, 2) for part in (before, dealt, reached))
+            reward = self.reward(*each).view_as(reward)
+        alive = torch.cat([torch.ones_like(end[:1]), (1 - end).cumprod(0)])  # (H + 1, E, G)
+        weight = self.discounts * alive
+        total = (weight[:-1] * reward).sum(0)
+        if self.value is not None:
+            total = total + weight[-1] * self.value(reached[-1].flatten(0, 1)).view_as(total)
+        doubtful = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
+        if self.doubt is not None:
+            doubt = self.doubt(self.imagine, torch.cat([before, dealt], -1))  # (H, E, G)
+            total = total - self.penalty * (weight[:-1] * doubt).sum(0)
+            doubtful = (gather(doubt.amax(0)) > self.doubt.limit).any(1)
+        return gather(total).mean(-1), doubtful
+
+
+def goal_reward(achieved: tuple[int, ...], goal_dim: int, std: Tensor) -> Reward:
+    """Minus the distance between the numbers `achieved` of the next observation and its last `goal_dim`.
+
+    In units of the achieved numbers' own spread in the data; `std` (O,).
+    """
+    places = list(achieved)
+
+    def reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return -((next_obs[:, places] - next_obs[:, -goal_dim:]) / std[places]).norm(dim=-1)
+
+    return reward

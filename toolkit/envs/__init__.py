@@ -132,6 +132,7 @@ class Suite(ABC):
     extent: ClassVar[tuple[tuple[float, float], ...]] = ()  # least and greatest of each; () where nothing bounds them
     walls: ClassVar[tuple[tuple[float, float, float, float], ...]] = ()  # of a plane: x, y, width, height of each
     tasks: ClassVar[Mapping[str, Task]] = {}  # others in the same world, by name
+    recorded: ClassVar[str | None] = None  # which of them is the suite's own, if it is stated there; uses no info
 
 
 def check_split(split: str) -> None:

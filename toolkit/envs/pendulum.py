@@ -70,6 +70,7 @@ class Pendulum(Suite):
         "hang": Task("hang still at the bottom", balance(np.pi)),
         "sideways": Task("hold still a quarter turn from the top, at theta = pi/2", balance(np.pi / 2)),
     }
+    recorded = "upright"
 
     def make(self, *, render: bool = False) -> gym.Env:
         """Pendulum-v1; observation (3,) float32 is cos(theta), sin(theta), thetadot [rad/s]; action (1,) is N m.

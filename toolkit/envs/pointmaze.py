@@ -110,6 +110,7 @@ class PointMaze(Suite):
     )
 
     tasks: ClassVar[Mapping[str, Task]] = {"own": reach(None)} | {f"goal-{r}-{c}": reach((r, c)) for r, c in FREE}
+    recorded = "own"
 
     def make(self, *, render: bool = False) -> gym.Env:
         """The maze; observation (4,) float32 is x, y [m] and their speeds [m/s], desired_goal (2,) is x, y [m].

@@ -22,7 +22,7 @@ from toolkit.given import known_reward
 from toolkit.nets import generator
 from toolkit.records import read_config
 from worldmodel import score as scoring
-from worldmodel.doubt import ROWS, Doubt, HeldOut
+from worldmodel.doubt import Doubt
 from worldmodel.mpc import MPC, PRESETS, MPCConfig
 from worldmodel.planning import Planning
 from worldmodel.score import ImaginedReturn, goal_reward
@@ -121,21 +121,9 @@ def test_blocks_bound_what_is_held_at_once_and_change_no_score(monkeypatch: pyte
 # Doubt
 
 
-def test_held_out_rows_are_kept_newest_last_and_never_more_than_there_is_room_for() -> None:
-    held = HeldOut(SPEC)
-    assert len(held.inputs()) == 0
-    for start in (0, 300, 600):
-        numbers = torch.arange(start, start + 300.0)
-        held.add(numbers[:, None].expand(-1, SPEC.obs_dim), numbers[:, None].expand(-1, 2), numbers % 3 > 0)
-    kept = held.inputs()[:, 0]
-    assert sorted(kept.tolist()) == [n for n in range(900) if n % 3][-ROWS:]
-    held.add(torch.ones(2000, SPEC.obs_dim), torch.ones(2000, 2), torch.ones(2000, dtype=torch.bool))
-    assert (held.inputs() == 1).all()
-
-
 def test_doubt_is_one_on_average_over_held_out_data_and_its_limit_their_quantile() -> None:
     learner = learner_of(20)
-    rows = learner.held_out.inputs()
+    rows = learner.held_out()
     model = learner.best_model()
     doubt = Doubt(model, rows, prune=0.9)
     found = doubt(scored(learner).imagine, rows.expand(1, 2, -1, -1)).flatten()
@@ -150,7 +138,7 @@ def test_doubt_is_one_on_average_over_held_out_data_and_its_limit_their_quantile
 
 def test_sequences_beyond_the_limit_are_dropped_unless_all_are() -> None:
     learner, (obs, actions) = learner_of(20), plans()
-    doubt = Doubt(learner.best_model(), learner.held_out.inputs(), prune=0.5)
+    doubt = Doubt(learner.best_model(), learner.held_out(), prune=0.5)
     plain, left = scored(learner)(obs, actions), []
     for limit in torch.linspace(0, 3, 31):
         doubt.limit = limit

@@ -118,6 +118,8 @@ def plot(
         records = load(*folders) if folders else []
     inputs: dict[Any, Sequence[Any]] = {"records": records, "folders": folders}
     inputs |= {f.reads: f.reads.read(*paths) for f in chosen if isinstance(f.reads, Table)}
+    if not any(map(len, inputs.values())):
+        load(*paths)  # raises, and says what a finished run is
     return _plot([(figure, inputs[figure.reads]) for figure in chosen], folder, f"{len(folders)} runs", bool(names))
 
 

@@ -137,9 +137,7 @@ class MPC(Checkpointed):
         self.reservoir = Reservoir(spec, size=HELD_OUT_ROWS, window=config.rollout).to(device)
         rng = generator(child_seed(seed, "mpc", "bootstrap"))
         self.share = torch.empty(config.members, spec.episodes).exponential_(generator=rng).to(device)
-        parameters = list(self.model.parameters())
-        fused = parameters[0].device.type in {"cpu", "cuda"}
-        self.optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        self.optimizer = adamw(self.model.parameters(), config.lr, weight_decay=config.weight_decay)
         self.given = Given()
         self.clone: Clone | None = None
         if config.clones:
@@ -218,10 +216,6 @@ class MPC(Checkpointed):
     def unseen(self, episodes: int) -> Array:
         """The episodes that only chose and calibrated; see `toolkit.core.Dynamics`."""
         return np.arange(0, episodes if episodes >= HELD_OUT else 0, HELD_OUT)
-
-    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
-        """log p(terminated | obs, action) under the elite ensemble, nats; (B, ...), (B,) bool -> (B,)."""
-        return self.best_model().termination_log_prob(obs, action, terminated)
 
     @property
     def exactness(self) -> Exactness:

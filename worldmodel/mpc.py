@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -144,6 +144,17 @@ class MPC(Checkpointed):
             rng = generator(child_seed(seed, "mpc", "clone"))
             self.clone = Clone(spec, hidden, generator=rng).to(device)
             self.clone_optimizer = adamw(self.clone.parameters(), config.lr, weight_decay=config.weight_decay)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`. Raises ValueError if it is of another head or another version."""
+        for name, part in (("model", self.model), ("reservoir", self.reservoir), ("selection", self.selection)):
+            due, found = part.state_dict().keys(), state.get(name, {}).keys()
+            if due != found:
+                raise ValueError(
+                    f"state has {sorted(found - due)} in its {name}, and not {sorted(due - found)}: it was saved with "
+                    "another head or another version of the world model; train again"
+                )
+        super().load_state_dict(state)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on windows of `rollout` steps; every `compare_every`, the weights to keep are chosen.

@@ -83,7 +83,7 @@ def main() -> None:
 
 def likelihood(updates: int) -> None:
     columns = ["bits", "entropy", *HEADS, *HEADS, "least Gaussian"]
-    print("".join(f"{column:>14}" for column in columns), " (last five: above the entropy)")
+    print("".join(f"{column:>16}" for column in columns), " (last five: above the entropy)")
     bits = 1 / math.log(2)
     for system, entropy in ENTROPY.items():
         spec, batch = known_system(system, episodes=60, seed=0)  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def likelihood(updates: int) -> None:
         least = (GAUSSIAN[system] - entropy) * bits
         shares = [f"{100 * a / abs(entropy * bits):.2f} %" for a in above]
         row = [system, f"{entropy * bits:.3f}", *(f"{a:+.3f}" for a in above), *shares, f"{least:+.3f}"]
-        print("".join(f"{cell:>14}" for cell in row), flush=True)
+        print("".join(f"{cell:>16}" for cell in row), flush=True)
 
 
 def calibration(suite: str, updates: int, folder: Path) -> None:

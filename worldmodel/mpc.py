@@ -33,7 +33,7 @@ from worldmodel.mixture import AutoregressiveHead
 from worldmodel.model import EnsembleModel, MakeHead
 from worldmodel.planning import Planning
 from worldmodel.policy import Planned, PlannerPolicy, planner
-from worldmodel.selection import BLOCK, Reservoir, Rows, Selection
+from worldmodel.selection import Reservoir, Rows, Selection, copy_members, mean_nll
 
 HELD_OUT = 10  # one episode in this many is kept for choosing members, if there are that many
 HELD_OUT_ROWS = 2048  # windows of them that every look uses
@@ -180,7 +180,7 @@ class MPC(Checkpointed):
         self.model.ends |= (rows.terminated & rows.valid).any()
         self.step += 1
         if config.patience:
-            self._copy(self.kept, self.model, ~self.selection.moving(config.patience))
+            copy_members(self.kept, self.model, ~self.selection.moving(config.patience))
         if self.step % config.compare_every == 0:
             self._look()
         mean = nll.detach().sum() / (present.sum() * len(nll)).clamp_min(1)
@@ -195,22 +195,11 @@ class MPC(Checkpointed):
     @torch.no_grad()
     def _look(self) -> None:
         """Keep the weights of the members that do better on the rows that choose, name the elite, and calibrate."""
-        rows, nll = self.reservoir.rows(), torch.full_like(self.selection.best, torch.inf)
-        if count := len(rows.obs):
-            blocks = zip(*(part.split(BLOCK) for part in rows), strict=True)
-            nll = torch.stack([self.model.nll(*block).sum(1) for block in blocks]).sum(0) / count
-        better = self.selection.look(nll)
-        self._copy(self.model, self.kept, better)
+        rows = self.reservoir.rows()
+        copy_members(self.model, self.kept, self.selection.look(mean_nll(self.model, rows)))
         self.kept.ends.copy_(self.model.ends)
         self.kept.elites.copy_(self.selection.best.argsort(stable=True)[: self.config.elites])
         calibrate(self.kept, rows)
-
-    @staticmethod
-    @torch.no_grad()
-    def _copy(source: EnsembleModel, target: EnsembleModel, which: Tensor) -> None:
-        """Give `target` the members `which` (M,) bool of `source`."""
-        for old, new in zip(target.parameters(), source.parameters(), strict=True):
-            old.copy_(torch.where(which.view(-1, *[1] * (old.dim() - 1)), new, old))
 
     def best_model(self) -> EnsembleModel:
         """Every member with its best weights; before the first comparison, with its present ones."""

@@ -16,11 +16,12 @@ own error.
 
 `speed`: milliseconds of one update of an ensemble of 7 members with 4 x 200 hidden units (SiLU), batch 256 for each
 member, 11 observation numbers and 3 actions, one thread, float32, beside mbrl-lib 0.2.0's `GaussianMLP` in
-`OneDTransitionRewardModel`, drawing the batch included. Processor time; rounds take turns; the ratio is the median over
-rounds with its range. Equal: networks, learned log-variance bounds, Gaussian likelihood, Adam with weight decay, input
-normalisation, rows that give gradients (nothing is held out of so few episodes). Not equal: ours also learns
-termination, normalises targets, weighs episodes and gives one batch to all members, where mbrl-lib draws a batch for
-each and reads its loss and gradient norms back as Python numbers. mbrl-lib is found if it is importable:
+`OneDTransitionRewardModel`, drawing the batch included, and beside the matrix products of such an update alone.
+Processor time; rounds take turns; ratios are medians over rounds with their range. Equal: networks, learned log-variance
+bounds, Gaussian likelihood, Adam with weight decay, input normalisation, rows that give gradients (nothing is held out
+of so few episodes). Not equal: ours also learns termination, normalises targets, weighs episodes and gives one batch to
+all members, where mbrl-lib draws a batch for each and reads its loss and gradient norms back as Python numbers. mbrl-lib
+is used if it is importable:
 
     pip install --target PEERS --no-deps mbrl==0.2.0 hydra-core==1.3.8 omegaconf==2.3.0 \
         antlr4-python3-runtime==4.9.3 termcolor
@@ -37,6 +38,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +143,15 @@ def steps(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch
 
 
 def speed(rounds: int, updates: int) -> None:
-    contenders = {"ours": ours(), "mbrl-lib": theirs()}
+    contenders = {"ours": ours(), "mbrl-lib": theirs(), "multiplies": multiplies()}
     for step in contenders.values():
         milliseconds(step, 5)
     times = [{name: milliseconds(step, updates) for name, step in contenders.items()} for _ in range(rounds)]
     for name in contenders:
-        print(f"{name:9} {statistics.median(t[name] for t in times):6.2f} ms")
-    ratios = [t["mbrl-lib"] / t["ours"] for t in times]
-    print(f"ratio     {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) over {rounds} rounds")
+        print(f"{name:10} {statistics.median(t[name] for t in times):6.2f} ms")
+    for name, what in (("ours", "mbrl-lib / ours"), ("multiplies", "mbrl-lib / multiplies, what no code could pass")):
+        ratios = [t["mbrl-lib"] / t[name] for t in times]
+        print(f"{what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), {rounds} rounds")
 
 
 def numbers() -> dict[str, Any]:
@@ -209,6 +212,24 @@ def theirs() -> Callable[[], object]:
 
     batches = endless()
     return lambda: model.update(next(batches), optimizer)
+
+
+def multiplies() -> Callable[[], object]:
+    """Nothing but the matrix products of a step, forward and backward, into memory that is there."""
+    sizes = [OBS + ACTIONS, *(200,) * 4, 2 * (OBS + 1)]
+    values = [torch.randn(7, BATCH, size) for size in sizes]
+    weights = [torch.randn(7, *pair) for pair in pairwise(sizes)]
+    layers = list(zip(weights, pairwise(values), strict=True))
+    following, gradients, before = ([torch.empty_like(x) for x in group] for group in (values[1:], weights, values))
+
+    def step() -> None:
+        for i, (weight, (inputs, outputs)) in enumerate(layers):
+            torch.bmm(inputs, weight, out=following[i])
+            torch.bmm(inputs.mT, outputs, out=gradients[i])
+            if i:
+                torch.bmm(outputs, weight.mT, out=before[i])
+
+    return step
 
 
 def milliseconds(step: Callable[[], object], updates: int) -> float:

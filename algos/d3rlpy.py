@@ -29,8 +29,9 @@ class D3rlpyConfig(LearnerConfig):
 
     It is given the same units as our own learners: observations standardised by the store's
     statistics, actions scaled to [-1, 1] by the limits, rewards as they are; batches of the run's size, not of
-    the algorithm's default one. Absent is `prdc`, which needs the whole data set in memory: a batch does not
-    hold it. The two random policies learn nothing: they are the floor.
+    the algorithm's default one. Absent is `prdc`: its actor is drawn to the nearest of all the data's pairs of
+    observation and action, which d3rlpy gathers into a search tree when `fit` begins; a learner here is given the
+    data's statistics and batches, never all of it. The two random policies learn nothing: they are the floor.
     d3rlpy returns its losses as Python numbers, so on a GPU every update waits for the device. Where
     the actor moves every second step only, `actor_loss` is that of its last step.
     """

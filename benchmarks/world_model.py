@@ -18,8 +18,8 @@ own error.
 member, 11 observation numbers and 3 actions, one thread, float32, beside mbrl-lib 0.2.0's `GaussianMLP` in
 `OneDTransitionRewardModel`, drawing the batch included, and beside the matrix products of such an update alone.
 Processor time; rounds take turns; ratios are medians over rounds with their range. Equal: networks, learned bounds of
-the log-variance, Gaussian likelihood, Adam with weight decay, input normalisation, rows that give gradients (nothing is held out
-of so few episodes). Not equal: ours also learns termination, normalises targets, weighs episodes and gives one batch to
+the log-variance, Gaussian likelihood, Adam with weight decay, input normalisation, rows that give gradients (nothing is
+held out of so few episodes). Not equal: ours also learns termination, normalises targets, weighs episodes and gives one batch to
 all members, where mbrl-lib draws a batch for each and reads its loss and gradient norms back as Python numbers.
 mbrl-lib has to be importable:
 
@@ -58,7 +58,7 @@ from toolkit.nets import generator
 from toolkit.store import ReplayStore, Schema
 from worldmodel.mpc import HEADS, MPC, MPCConfig
 
-SUITES = ("pendulum", "pointmaze", "hopper")
+SUITES = ("pendulum", "hopper", "walker2d", "pointmaze", "cartpole")
 OBS, ACTIONS, BATCH, EPISODES, STEPS = 11, 3, 256, 9, 5_000
 
 

@@ -18,10 +18,10 @@ own error.
 member, 11 observation numbers and 3 actions, one thread, float32, beside mbrl-lib 0.2.0's `GaussianMLP` in
 `OneDTransitionRewardModel`, drawing the batch included, and beside the matrix products of such an update alone.
 Processor time; rounds take turns; ratios are medians over rounds with their range. Equal: networks, learned bounds of
-the log-variance, Gaussian likelihood, Adam with weight decay, input normalisation, rows that give gradients (nothing is
-held out of so few episodes). Not equal: ours also learns termination, normalises targets, weighs episodes and gives one batch to
-all members, where mbrl-lib draws a batch for each and reads its loss and gradient norms back as Python numbers.
-mbrl-lib has to be importable:
+the log-variance, Gaussian likelihood, Adam with weight decay, input normalisation, rows that give gradients (nothing
+is held out of so few episodes). Not equal: ours also learns termination, normalises targets, weighs episodes and
+gives one batch to all members, where mbrl-lib draws a batch for each and reads its loss and gradient norms back as
+Python numbers. mbrl-lib has to be importable:
 
     pip install --target PEERS --no-deps mbrl==0.2.0 hydra-core==1.3.8 omegaconf==2.3.0 \
         antlr4-python3-runtime==4.9.3 termcolor

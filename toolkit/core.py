@@ -256,24 +256,6 @@ class ActionDensity(Protocol):
         """Log density in nats, raw action units; obs (..., O), action (..., A) -> (...)."""
 
 
-@runtime_checkable
-class DynamicsDensity(Protocol):
-    """A learner that gives a density over what follows an action, and so has a code length for it.
-
-    Observation numbers whose change is constant in the data have no part in the density.
-    """
-
-    @property
-    def exactness(self) -> Exactness:
-        """What both methods return."""
-
-    def transition_log_prob(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
-        """Log density in nats, raw units; obs (B, O), action (B, A), next_obs (B, O), reward (B,) -> (B,)."""
-
-    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
-        """Log probability in nats that the step ends the episode, or not, as it did; terminated (B,) bool -> (B,)."""
-
-
 @dataclass(frozen=True)
 class Imagined:
     """Where one step in a learned model leads from B states; raw units."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,42 @@ class Bounds(nn.Module):
         return (self.high - self.low).sum()
 
 
+class GaussianLogProb(torch.autograd.Function):
+    """-0.5 ((x - mean)**2 / variance + log variance + log 2 pi), log variance bounded and scaled as in GaussianHead.
+
+    Its gradient is written out: a third of the operations that autograd would do, and no copies of the numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor, value: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
+        """numbers (M, B, 2D), value (B, D) or (M, B, D), bounds (M, 1, D), scale (D,) -> (M, B, D)."""
+        mean, free = numbers.chunk(2, -1)
+        above = high - free
+        below = high - F.softplus(above) - low
+        log_variance = low + F.softplus(below) + 2 * scale.log()
+        error = value - mean
+        pull = error * (-log_variance).exp()
+        square = error * pull
+        ctx.save_for_backward(above, below, pull, square, scale)
+        ctx.shared = value.dim() < numbers.dim()
+        return (square + log_variance).add_(math.log(2 * math.pi)).mul_(-0.5)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Of numbers, value, bounds and scale."""
+        above, below, pull, square, scale = ctx.saved_tensors
+        of_mean, of_variance = gradient * pull, gradient * (square - 1) * 0.5  # of the logarithm of the variance
+        of_below = of_variance * below.sigmoid()
+        of_free = of_below * above.sigmoid()
+        of_value = of_scale = None
+        if ctx.needs_input_grad[1]:
+            of_value = -(of_mean.sum(0) if ctx.shared else of_mean)
+        if ctx.needs_input_grad[4]:
+            of_scale = 2 * of_variance.sum((0, 1)) / scale
+        of_low, of_high = (of_variance - of_below).sum(1, keepdim=True), (of_below - of_free).sum(1, keepdim=True)
+        return torch.cat([of_mean, of_free], -1), of_value, of_low, of_high, of_scale
+
+
 class GaussianHead(Head):
     """Independent Gaussians (arXiv:1805.12114): the network gives D means, then D log-variances."""
 
@@ -126,9 +162,7 @@ class GaussianHead(Head):
 
     def log_prob(self, numbers: Tensor, value: Tensor) -> Tensor:
         """(M, B, 2D), value (B, D) or (M, B, D) -> (M, B, D), nats for each dimension."""
-        log_variance = self.log_variance(numbers)
-        error = value - self.mean(numbers)
-        return -0.5 * (error.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
+        return GaussianLogProb.apply(numbers, value, self.bounds.low, self.bounds.high, self.scale)
 
     def log_mass(self, numbers: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """(M, B, 2D), edges (B, D) -> (M, B, D) float64, nats of each interval; edges may be infinite."""

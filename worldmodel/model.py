@@ -79,7 +79,8 @@ class EnsembleModel(nn.Module):
         """
         action = action.expand(*obs.shape[:-1], -1)
         numbers = self.network(self.inputs(torch.cat([obs, action], -1)))
-        return numbers[..., :-1], numbers[..., -1]
+        of_head, logit = numbers.split([self.head.outputs, 1], -1)
+        return of_head, logit.squeeze(-1)
 
     def target(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """(..., O), (B, O), (B,) -> (..., O + 1), standardised change and reward."""
@@ -150,12 +151,6 @@ class EnsembleModel(nn.Module):
         log_prob = self.head.log_prob(numbers, self.target(obs, next_obs, reward))
         each = ((log_prob - self.targets.std.log()) * self.targets.kept).sum(-1)[self.elites]  # (E, B)
         return torch.logsumexp(each, 0) - math.log(len(self.elites))
-
-    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
-        """log p(terminated | obs, action) in nats, likewise; terminated (B,) bool -> (B,)."""
-        _, logit = self(obs, action)
-        end = self.end_probability(logit[self.elites]).mean(0)
-        return torch.where(terminated, end, 1 - end).log()
 
     def log_mass(self, reached: Reached) -> Tensor:
         """Log probability, nats, (B,) float64, of the bins reached and of the end: the elite members' equal mixture.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from worldmodel.mixture import AutoregressiveHead
 from worldmodel.model import EnsembleModel, MakeHead
 from worldmodel.planning import Planning
 from worldmodel.policy import Planned, PlannerPolicy, planner
-from worldmodel.selection import BLOCK, Reservoir, Rows, Selection
+from worldmodel.selection import Reservoir, Rows, Selection, copy_members, mean_nll
 
 HELD_OUT = 10  # one episode in this many is kept for choosing members, if there are that many
 HELD_OUT_ROWS = 2048  # windows of them that every look uses
@@ -137,15 +137,24 @@ class MPC(Checkpointed):
         self.reservoir = Reservoir(spec, size=HELD_OUT_ROWS, window=config.rollout).to(device)
         rng = generator(child_seed(seed, "mpc", "bootstrap"))
         self.share = torch.empty(config.members, spec.episodes).exponential_(generator=rng).to(device)
-        parameters = list(self.model.parameters())
-        fused = parameters[0].device.type in {"cpu", "cuda"}
-        self.optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        self.optimizer = adamw(self.model.parameters(), config.lr, weight_decay=config.weight_decay)
         self.given = Given()
         self.clone: Clone | None = None
         if config.clones:
             rng = generator(child_seed(seed, "mpc", "clone"))
             self.clone = Clone(spec, hidden, generator=rng).to(device)
             self.clone_optimizer = adamw(self.clone.parameters(), config.lr, weight_decay=config.weight_decay)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`. Raises ValueError if it is of another head or another version."""
+        for name, part in (("model", self.model), ("reservoir", self.reservoir), ("selection", self.selection)):
+            due, found = part.state_dict().keys(), state.get(name, {}).keys()
+            if due != found:
+                raise ValueError(
+                    f"state has {sorted(found - due)} in its {name}, and not {sorted(due - found)}: it was saved with "
+                    "another head or another version of the world model; train again"
+                )
+        super().load_state_dict(state)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on windows of `rollout` steps; every `compare_every`, the weights to keep are chosen.
@@ -171,7 +180,7 @@ class MPC(Checkpointed):
         self.model.ends |= (rows.terminated & rows.valid).any()
         self.step += 1
         if config.patience:
-            self._copy(self.kept, self.model, ~self.selection.moving(config.patience))
+            copy_members(self.kept, self.model, ~self.selection.moving(config.patience))
         if self.step % config.compare_every == 0:
             self._look()
         mean = nll.detach().sum() / (present.sum() * len(nll)).clamp_min(1)
@@ -186,22 +195,11 @@ class MPC(Checkpointed):
     @torch.no_grad()
     def _look(self) -> None:
         """Keep the weights of the members that do better on the rows that choose, name the elite, and calibrate."""
-        rows, nll = self.reservoir.rows(), torch.full_like(self.selection.best, torch.inf)
-        if count := len(rows.obs):
-            blocks = zip(*(part.split(BLOCK) for part in rows), strict=True)
-            nll = torch.stack([self.model.nll(*block).sum(1) for block in blocks]).sum(0) / count
-        better = self.selection.look(nll)
-        self._copy(self.model, self.kept, better)
+        rows = self.reservoir.rows()
+        copy_members(self.model, self.kept, self.selection.look(mean_nll(self.model, rows)))
         self.kept.ends.copy_(self.model.ends)
         self.kept.elites.copy_(self.selection.best.argsort(stable=True)[: self.config.elites])
         calibrate(self.kept, rows)
-
-    @staticmethod
-    @torch.no_grad()
-    def _copy(source: EnsembleModel, target: EnsembleModel, which: Tensor) -> None:
-        """Give `target` the members `which` (M,) bool of `source`."""
-        for old, new in zip(target.parameters(), source.parameters(), strict=True):
-            old.copy_(torch.where(which.view(-1, *[1] * (old.dim() - 1)), new, old))
 
     def best_model(self) -> EnsembleModel:
         """Every member with its best weights; before the first comparison, with its present ones."""
@@ -218,10 +216,6 @@ class MPC(Checkpointed):
     def unseen(self, episodes: int) -> Array:
         """The episodes that only chose and calibrated; see `toolkit.core.Dynamics`."""
         return np.arange(0, episodes if episodes >= HELD_OUT else 0, HELD_OUT)
-
-    def termination_log_prob(self, obs: Tensor, action: Tensor, terminated: Tensor) -> Tensor:
-        """log p(terminated | obs, action) under the elite ensemble, nats; (B, ...), (B,) bool -> (B,)."""
-        return self.best_model().termination_log_prob(obs, action, terminated)
 
     @property
     def exactness(self) -> Exactness:

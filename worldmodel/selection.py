@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.core import Batch, Spec
+from worldmodel.model import EnsembleModel
 
 BLOCK = 512  # rows looked at at once
 
@@ -79,3 +80,20 @@ class Selection(nn.Module):
     def moving(self, patience: int) -> Tensor:
         """Which members (M,) bool still train: those that were best within `patience` looks; 0 never stops."""
         return (self.since < patience) | (patience == 0)
+
+
+@torch.no_grad()
+def mean_nll(model: EnsembleModel, rows: Rows) -> Tensor:
+    """Each member's mean negative log likelihood of the windows (M,), nats a step; infinite without any."""
+    count = len(rows.obs)
+    if count == 0:
+        return model.elites.new_full((model.network.members,), torch.inf, dtype=torch.get_default_dtype())
+    blocks = zip(*(part.split(BLOCK) for part in rows), strict=True)
+    return torch.stack([model.nll(*block).sum(1) for block in blocks]).sum(0) / count
+
+
+@torch.no_grad()
+def copy_members(source: EnsembleModel, target: EnsembleModel, which: Tensor) -> None:
+    """Give `target` the weights of the members `which` (M,) bool of `source`."""
+    for old, new in zip(target.parameters(), source.parameters(), strict=True):
+        old.copy_(torch.where(which.view(-1, *[1] * (old.dim() - 1)), new, old))

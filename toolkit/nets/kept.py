@@ -49,12 +49,19 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
             return tuple(value)
         return type(own)(value) if isinstance(own, bool | float | int) and value is not None else value
 
-    def moment(key: str, value: Any) -> Any:
+    def moment(key: str, value: Any, parameter: Tensor) -> Any:
+        if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
+            like = torch.empty_like(parameter.detach(), dtype=value.dtype)  # a fused step presumes equal strides
+            return like.copy_(value)
         if isinstance(value, Tensor):
             return value.detach().clone()
         return torch.tensor(float(value)) if key == "step" else value
 
-    slots = {int(i): {key: moment(key, value) for key, value in slot.items()} for i, slot in state["state"].items()}
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots = {
+        int(i): {key: moment(key, value, own[int(i)]) for key, value in slot.items()}
+        for i, slot in state["state"].items()
+    }
     groups = [
         {
             key: value if key == "params" else alike(state["groups"][str(i)].get(key, value), value)

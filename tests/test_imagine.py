@@ -139,7 +139,10 @@ def test_a_trained_run_acts_from_the_first_state_on(there, tmp_path):
 
 
 def test_the_planner_of_the_run_itself_may_act(there, tmp_path):
-    call(there, tmp_path / "s", settings=Imagining(actions="actor", horizon=2), actor=there / "mpc", episodes=3)
+    store = call(there, tmp_path / "s", settings=Imagining(actions="actor", horizon=2), actor=there / "mpc", episodes=3)
+    actions = np.concatenate([store.episode(i).action for i in range(3)])
+    assert (np.abs(actions) <= 2).all()
+    assert len(np.unique(actions)) > 1
 
 
 def test_a_view_is_the_only_place_that_rollouts_start(there, tmp_path):

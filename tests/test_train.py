@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from toolkit import checkpoint, train
+from toolkit.cli import main
 from toolkit.collect import collect
 from toolkit.configure import configure, load_learner
 from toolkit.evaluate import evaluate, rollouts
@@ -74,26 +75,13 @@ def test_a_snapshot_is_the_learner_of_that_step(store, tmp_path):
         load_learner(folder, step=30)
 
 
-def test_a_run_evaluated_on_the_way_resumes_bit_for_bit(store, tmp_path, monkeypatch):
-    config = configured(store, steps=50, evaluate_every=10)
-    whole = train.run(config, tmp_path / "whole")
-    from algos.iql import IQL
-
-    calls, update = 0, IQL.update
-
-    def interrupting(self, batch):
-        nonlocal calls
-        calls += 1
-        if calls in (10, 37):
-            os.kill(os.getpid(), signal.SIGINT)
-        return update(self, batch)
-
-    monkeypatch.setattr(IQL, "update", interrupting)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            train.run(config, tmp_path / "parts")
-    parts = train.run(config, tmp_path / "parts")
-    assert (whole / "episodes.jsonl").read_bytes() == (parts / "episodes.jsonl").read_bytes()
+def test_training_and_evaluating_tell_how_long_an_action_takes(store, tmp_path, capsys):
+    flags = ["--store", str(store.path), "--steps", "5", "--episodes", "2", "--learner.hidden", "8"]
+    assert main(["train", "bc", *flags, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "acts in" in said.err
+    assert main(["eval", said.out.splitlines()[-1]]) == 0
+    assert "acts in" in capsys.readouterr().err
 
 
 def test_evaluating_nothing_on_the_way_is_refused(store):
@@ -101,13 +89,13 @@ def test_evaluating_nothing_on_the_way_is_refused(store):
         configured(store, episodes=0, evaluate_every=10)
 
 
-def test_a_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path, monkeypatch):
-    config = configured(store, steps=120)
+@pytest.mark.parametrize("evaluate_every", [0, 10])
+def test_a_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path, monkeypatch, evaluate_every):
+    config = configured(store, steps=120, evaluate_every=evaluate_every)
     whole = train.run(config, tmp_path / "whole")
-    calls = 0
     from algos.iql import IQL
 
-    update = IQL.update
+    calls, update = 0, IQL.update
 
     def interrupting(self, batch):
         nonlocal calls

@@ -64,8 +64,9 @@ class TrainSettings(RunSettings):
         line.close()
         if self.episodes and self.splits:
             print_scores(load(folder))
-            if (folder / "pace.json").exists():  # runs of earlier versions have none
-                print(f"acts in {Pace(**read_object(folder / 'pace.json'))}", file=sys.stderr)
+            if (folder / "acting.json").exists():  # runs of earlier versions have none
+                acting = read_object(folder / "acting.json")
+                print(f"acts in {Pace(acting['seconds'], acting['calls'], acting['rows'])}", file=sys.stderr)
         print(size_of_run(configured, folder), file=sys.stderr)  # beside the progress; the folder stays the last line
         print(folder)
         return 0

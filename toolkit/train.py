@@ -135,6 +135,7 @@ def _train(
             if config.evaluate_every and step % config.evaluate_every == 0 and step < config.steps:
                 paused = time.perf_counter()
                 records += evaluate_learner(config, learner, store, step=step)[0]
+                lease.check()
                 write_records(folder, records, way.name)
                 checkpoint.write(snapshot(folder, step), {"learner": learner.state_dict()})
                 seconds -= time.perf_counter() - paused

@@ -103,6 +103,10 @@ class MujocoRows:
         self._ctrl = [d.ctrl for d in self._data]
         self._state = np.zeros(mujoco.mj_stateSize(model, self._everything))
 
+    def data(self, row: int) -> Any:
+        """The MjData of a row."""
+        return self._data[row]
+
     def place(self, row: int, model: Any, data: Any) -> tuple[Array, Array]:
         """Continue in `row` where `data` stands, with all that the next step depends on; its qpos (nq,), qvel (nv,)."""
         self._mujoco.mj_getState(model, data, self._state, self._everything)

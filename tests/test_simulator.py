@@ -49,8 +49,8 @@ def test_a_simulator_plays_the_episodes_of_the_environment(suite: Suite) -> None
             shown = [envs.reset(again, chosen, [episode]) for envs in both]
             episode += 1
         steps += len(rows)
-    for envs in both:
-        envs.close()
+    both[0].close()
+    simulator.close()
 
 
 @pytest.mark.parametrize("suite", simulated())

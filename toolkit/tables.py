@@ -96,6 +96,21 @@ BITS = Table(
 )
 
 
+BOTTLENECKS = Table(
+    "bottlenecks_of_runs.csv",
+    (
+        *RUN,
+        ("suite", str),
+        ("split", str),  # contexts acted in
+        ("arm", str),  # what was swapped; `toolkit.recovered.ARMS`
+        ("episodes", int),
+        ("score", float),  # mean over episodes; empty where the arm is n/a
+        ("why", str),  # it is n/a
+    ),
+    optional=("score", "why"),
+)
+
+
 def distinct(rows: Sequence[Row], key: str) -> list[Any]:
     """Values of a column, sorted."""
     return sorted({row[key] for row in rows})

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from toolkit.core import Array
-from toolkit.envs._vector import Moves, MujocoRows
+from toolkit.envs._vector import Moves, advancing
 
 
 class Simulator(Protocol):
@@ -24,14 +24,15 @@ class Simulator(Protocol):
         show, key -> (k, ...)."""
 
     def step(self, states: Array, actions: Array) -> tuple[Array, Moves]:
-        """One step from states (k, S), left as they are, with actions (k, A) float32 or (k,) integers."""
+        """One step from states (k, S), which came from here and are left as they are; actions (k, A) float32 or (k,)
+        integers."""
 
     def close(self) -> None:
         """Free what is held."""
 
 
 class Played:
-    """A `toolkit.envs._vector.VectorEnvironment` of a simulator, whose rows' states can be looked at."""
+    """A `toolkit.envs._vector.VectorEnvironment` of a simulator, which is left open, whose rows' states can be seen."""
 
     def __init__(self, simulator: Simulator, rows: int) -> None:
         self.simulator, self.rows = simulator, rows
@@ -49,7 +50,7 @@ class Played:
         return moves
 
     def close(self) -> None:
-        self.simulator.close()
+        """Nothing: whoever made the simulator closes it."""
 
 
 class MujocoStates:
@@ -62,7 +63,7 @@ class MujocoStates:
         self._everything = mujoco.mjtState.mjSTATE_INTEGRATION  # warm start of the solver included
         self.size = mujoco.mj_stateSize(model, self._everything)
         self.models: list[Any] = []
-        self._physics = MujocoRows(model, 1)
+        self._advance, self._data = advancing(mujoco), mujoco.MjData(model)
 
     def take(self, model: Any, data: Any) -> Array:
         """Where `data` stands (1 + size,): the number of its model, of which a copy is kept, and MuJoCo's state."""
@@ -78,14 +79,15 @@ class MujocoStates:
 
         `velocity` is as in `toolkit.envs._vector.MujocoRows.step`.
         """
-        after, position, speed, one = states.copy(), [], [], np.array([0])
-        data = self._physics.data(0)
-        for i, number in enumerate(states[:, 0].astype(int).tolist()):
-            self._physics.models[0] = model = self.models[number]
-            self._mujoco.mj_setState(model, data, states[i, 1:], self._everything)
-            slowed = None if velocity is None else velocity[i : i + 1]
-            found = self._physics.step(one, controls[i : i + 1], frames=frames, velocity=slowed)
-            position.append(found[0][0])
-            speed.append(found[1][0])
-            self._mujoco.mj_getState(model, data, after[i, 1:], self._everything)
-        return after, np.array(position), np.array(speed)
+        get, put, everything, data = self._mujoco.mj_getState, self._mujoco.mj_setState, self._everything, self._data
+        advance, ctrl, qpos, qvel = self._advance, data.ctrl, data.qpos, data.qvel
+        after, position, speed = states.copy(), np.zeros((len(states), len(qpos))), np.zeros((len(states), len(qvel)))
+        slowed = [None] * len(states) if velocity is None else velocity
+        models = [self.models[number] for number in states[:, 0].astype(int).tolist()]
+        each = zip(models, after[:, 1:], controls, slowed, position, speed, strict=True)
+        for model, state, control, slow, where, fast in each:
+            put(model, data, state, everything)
+            advance(model, data, ctrl, qvel, control, frames, slow)
+            get(model, data, state, everything)
+            where[:], fast[:] = qpos, qvel
+        return after, position, speed

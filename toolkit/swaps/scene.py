@@ -54,13 +54,12 @@ class Simulated(Plain):
     """In the suite's simulator instead, where actions can also be tried and taken back."""
 
     def staged(self, rows: int) -> tuple[Watched, Played]:
-        """Environments to act in, and what knows their states; `self.trial` is a simulator for what is only tried."""
-        played, trial = (self.scene.suite.simulator() for _ in range(2))
-        assert played is not None
+        """Environments to act in, and what knows their states; `self.trial` is for what is only tried."""
+        trial = self.scene.suite.simulator()
         assert trial is not None  # `offered` has asked
         self.trial = trial
-        states = Played(played, rows)
-        return Watched(states), states
+        played = Played(trial, rows)
+        return Watched(played), played
 
     def settle(self, records: Sequence[Record]) -> list[Record]:
         self.trial.close()

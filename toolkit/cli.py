@@ -19,7 +19,9 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_bits import Bits
+from toolkit.cli_bottlenecks import Bottlenecks
 from toolkit.cli_data import Data
+from toolkit.cli_distance import Distance
 from toolkit.cli_doctor import Completion, Doctor
 from toolkit.cli_figures import Mirror, Plot, Report, tell
 from toolkit.cli_learners import Learners
@@ -290,6 +292,8 @@ def parse(argv: Sequence[str]) -> Command:
         "eval": Eval,
         "fqe": FQE,
         "bits": Bits,
+        "bottlenecks": Bottlenecks,
+        "distance": Distance,
         "plot": Plot,
         "report": Report,
         "mirror": Mirror,

@@ -111,6 +111,22 @@ BOTTLENECKS = Table(
 )
 
 
+DISTANCES = Table(
+    "distances_of_runs.csv",
+    (
+        *RUN,
+        ("suite", str),
+        ("split", str),  # contexts acted in
+        ("episode", int),
+        ("distance", float),  # of the visited states to the training data, mean over the episode; `toolkit.distance`
+        ("farthest", float),  # the greatest
+        ("return", float),
+        ("score", float),
+        ("neighbours", int),  # it is the distance to the neighbour of this number
+    ),
+)
+
+
 def distinct(rows: Sequence[Row], key: str) -> list[Any]:
     """Values of a column, sorted."""
     return sorted({row[key] for row in rows})

@@ -53,9 +53,10 @@ def ranked(table: Sequence[Row]) -> list[Row]:
     """One row a learner and suite: Kendall's tau between the distance and the score of episodes.
 
     Ranks are compared inside one run: over all its episodes (`tau`), and over those of one split, averaged
-    (`within`), so that contexts which are harder and farther at once do not count. Both are means over runs with Student's interval over
-    draws, or over seeds of the only draw. Rows of `toolkit.tables.DISTANCES`; a run whose scores or distances are all
-    equal has no ranks and is left out. Of several suites there is one more row, their mean: suite "all".
+    (`within`), so that contexts which are harder and farther at once do not count. Both are means over runs with
+    Student's interval over draws, or over seeds of the only draw. Rows of `toolkit.tables.DISTANCES`; a run whose
+    scores or distances are all equal has no ranks and is left out. Of several suites there is one more row, their
+    mean: suite "all".
     """
     found = []
     for learner in distinct(table, "learner"):

@@ -97,9 +97,9 @@ FIGURE = Figure(
     caption="Every evaluation episode by the mean distance of the states it visited to the training data (to the third "
     "nearest training state unless the table says otherwise, in task coordinates, each in shares of its range) and its "
     "score. τ is Kendall's rank correlation inside a run, mean over runs with the 95% Student interval over dataset "
-    "draws; below zero, episodes that went farther did worse. Within a split leaves out that extrapolated contexts are "
-    "harder and farther at once. Neither shows a cause: where success means resting at a place that the data fill, good "
-    "episodes are near by themselves. Task coordinates show neither goals nor hidden dynamics.",
+    "draws; below zero, episodes that went farther did worse. Within a split leaves out that extrapolated contexts "
+    "are harder and farther at once. Neither shows a cause: where success means resting at a place that the data fill, "
+    "good episodes are near by themselves. Task coordinates show neither goals nor hidden dynamics.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

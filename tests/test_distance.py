@@ -90,7 +90,8 @@ def table(score: Any, *, draws: int = 3, learner: str = "bc", suite: str = "pend
     return [
         {
             "learner": learner, "dataset": "d", "draw": draw, "seed": draw, "suite": suite, "split": split,
-            "episode": i, "distance": 10.0 * k + i, "farthest": 99.0, "score": score(k, i), "return": 0.0, "neighbours": 3,
+            "episode": i, "distance": 10.0 * k + i, "farthest": 99.0, "score": score(k, i), "return": 0.0,
+            "neighbours": 3,
         }
         for draw in range(draws) for k, split in enumerate(SPLITS) for i in range(10)
     ]  # fmt: skip
@@ -101,7 +102,7 @@ def test_ranks_are_compared_inside_a_run_and_inside_a_split() -> None:
     assert (falls["tau"], falls["within"]) == pytest.approx((-1, -1))
     assert (falls["runs"], falls["draws"]) == (3, 3)
     (simpson,) = ranked(table(lambda k, i: -100 * k + i))  # splits fall, and inside each the score rises
-    assert simpson["tau"] < -0.4
+    assert simpson["tau"] < -0.3
     assert simpson["within"] == pytest.approx(1)
     assert "none" in sentence([falls | {"tau_high": 0.5, "within_high": 0.1}])
     assert "(bc)" in sentence([falls])

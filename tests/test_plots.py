@@ -16,7 +16,7 @@ from toolkit import plots, registry
 from toolkit.tables import BITS, PROXIES, Table
 
 OF_RECORDS = ("comparison", "convergence", "heatmap", "improvement", "profiles", "scaling", "seen_unseen")
-NAMES = ("bits", "curves", "pareto", "proxies", *OF_RECORDS)
+NAMES = ("bits", "curves", "pareto", "proxies", "selection", *OF_RECORDS)
 FOR_ANY_LEARNERS = ("comparison", "profiles", "scaling", "seen_unseen")
 COMPARING = ("heatmap", "improvement")  # need two learners
 SMALL = [(n, c, 0.1) for n in (2_000, 20_000) for c in (2, 16)]
@@ -29,6 +29,7 @@ def proxy_rows(value=lambda draw, seed, step: step + 100 * draw, learners=("bc",
         {
             "learner": learner, "dataset": data, "draw": draw, "seed": draw, "checkpoint": f"{step}", "proxy": proxy,
             "value": value(draw, draw, step) if proxy == "FQE" else -float(step), "return": step + 100 * draw,
+            "score": step / 10,
         }
         for learner in learners for data in CELLS for proxy in ("FQE", "TD error")
         for draw in range(4) for step in (1, 2, 3)

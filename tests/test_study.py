@@ -57,6 +57,7 @@ def test_a_study_ends_in_a_report_and_a_verdict(done):
     assert set(json.loads((out / "timings.json").read_text())) == {
         "collect",
         "train and evaluate",
+        "measure",
         "analyse and report",
     }
     figures = {path.name for path in (out / "report" / "figures").iterdir()}

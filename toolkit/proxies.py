@@ -15,6 +15,9 @@ from scipy.stats import kendalltau
 
 from toolkit import stats
 from toolkit.stats import Array, Estimate
+from toolkit.tables import Row
+
+Place = tuple[str, str, str]  # learner, dataset, proxy
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,28 @@ class Agreement:
     regret: Estimate  # return of a run's best checkpoint minus that of the one its proxy prefers
     models: int
     clusters: int  # dataset draws, or the seeds of the only draw
+
+    @property
+    def ranked(self) -> bool:
+        """Whether there is an order to agree with: neither all values nor all returns are equal."""
+        return isfinite(self.tau.value)
+
+
+def places(table: Sequence[Row]) -> dict[Place, list[Row]]:
+    """Rows with a value by learner, dataset and proxy; none where the proxy is undefined for every model.
+
+    Learners in order of name, datasets and proxies as they first come.
+    """
+    data, proxies = (list(dict.fromkeys(r[key] for r in table)) for key in ("dataset", "proxy"))
+    found: dict[Place, list[Row]] = {}
+    for r in table:
+        found.setdefault((r["learner"], r["dataset"], r["proxy"]), []).extend([r] if r["value"] is not None else [])
+    return {p: found[p] for p in sorted(found, key=lambda p: (p[0], data.index(p[1]), proxies.index(p[2])))}
+
+
+def agreement_of(rows: Sequence[Row]) -> Agreement:
+    """`agreement` of the models of one place."""
+    return agreement(*([r[key] for r in rows] for key in ("value", "return", "draw", "seed")))
 
 
 def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[int], seed: Sequence[int]) -> Agreement:

@@ -111,6 +111,26 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr, call-arg]
 
 
+def finding(rows: Sequence[dict[str, str]]) -> str:
+    """In how many cells bits are surely explained, and who explains most and least."""
+    told = []
+    for what, words in WHAT.items():
+        own = [r for r in rows if r["what"] == what and r["explained"]]
+        if not own:
+            continue
+        sure = sum(isfinite(float(r["low"])) and float(r["low"]) > 0 for r in own)
+        most, least = (edge(own, key=lambda r: float(r["explained"])) for edge in (max, min))
+        ends = (
+            f"{float(r['explained']):z.2f} of {float(r['marginal']):.2f} bits by {r['learner']} on {r['dataset']}"
+            for r in (most, least)
+        )
+        told.append(
+            f"{words[0].upper()}{words[1:]}: surely explained in {sure} of {len(own)} cells of learner and dataset, "
+            f"from {' down to '.join(ends)}."
+        )
+    return " ".join(told)
+
+
 FIGURE = Figure(
     name="bits",
     caption="Bits explained a transition of held-out episodes: the code length without a model, less that with it, "
@@ -124,4 +144,5 @@ FIGURE = Figure(
     size=lambda rows: (3.3, 3.2),
     shared=False,
     reads=BITS,
+    finding=finding,
 )

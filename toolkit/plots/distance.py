@@ -7,7 +7,7 @@ from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from toolkit.distance import SPLITS, ranked
+from toolkit.distance import SPLITS, ranked, sentence
 from toolkit.plots import COLOURS, Figure, Row, counts
 from toolkit.tables import DISTANCES, distinct
 
@@ -20,7 +20,7 @@ LOOKS = {"seen": ("o", COLOURS[0]), "interpolated": ("^", COLOURS[4]), "extrapol
 
 
 def rows(table: Sequence[Row]) -> list[Row]:
-    """One row a learner and suite with the rank correlations ("rank"), its means a split ("mean"), and episodes.
+    """One row a learner and suite with the rank correlations ("rank"); of those drawn, means a split and episodes.
 
     Of more than POINTS episodes every so many are kept to be drawn; correlations and means are of all.
     """
@@ -28,23 +28,22 @@ def rows(table: Sequence[Row]) -> list[Row]:
     one = [r for r in ranks if r["suite"] != "all"]
     together = len(one) > PANELS
     shown = [r for r in ranks if r["suite"] == "all"] if together else one
-    found: list[Row] = []
+    found: list[Row] = [{"kind": "rank", **rank, "neighbours": table[0]["neighbours"]} for rank in ranks]
     for rank in shown:
-        base = {"learner": rank["learner"], "suite": rank["suite"], "neighbours": table[0]["neighbours"]}
-        found.append({**base, "kind": "rank", **{k: v for k, v in rank.items() if k not in base}})
+        base = {"learner": rank["learner"], "suite": rank["suite"]}
         own = [r for r in table if r["learner"] == rank["learner"] and (together or r["suite"] == rank["suite"])]
         for split in [s for s in SPLITS if s in distinct(own, "split")]:
             some = [r for r in own if r["split"] == split]
             mean = {key: fmean(r[key] for r in some) for key in ("distance", "score")}
-            found.append({**base, "kind": "mean", "split": split, **mean, "episodes": len(some)})
+            found.append({"kind": "mean", **base, "split": split, **mean, "episodes": len(some)})
             for r in some[:: -(-len(some) // POINTS)]:
                 point = {key: r[key] for key in ("split", "draw", "seed", "episode", "distance", "score")}
-                found.append({**base, "kind": "episode", **point})
+                found.append({"kind": "episode", **base, **point})
     return found
 
 
 def _panels(rows: list[Row]) -> list[tuple[str, str]]:
-    return sorted({(r["suite"], r["learner"]) for r in rows})
+    return sorted({(r["suite"], r["learner"]) for r in rows if r["kind"] == "mean"})
 
 
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
@@ -75,7 +74,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         if ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             ax.set_ylabel("score of an episode")
         ax.locator_params(nbins=5)
-    ranks = [r for r in rows if r["kind"] == "rank"]
+    ranks = [r for r in rows if r["kind"] == "rank" and (r["suite"], r["learner"]) in panels]
     figure = axes[0].figure
     figure.suptitle(f"Score by distance to the data, {counts(ranks, 'panel')}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
     for split in [s for s in LOOKS if any(r.get("split") == s for r in rows)]:
@@ -106,4 +105,5 @@ FIGURE = Figure(
     size=lambda rows: (3.2, 2.9) if len(_panels(rows)) > 1 else (4.6, 3.6),
     shared=False,
     reads=DISTANCES,
+    finding=lambda rows: sentence([r for r in rows if r["kind"] == "rank"]),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
+from statistics import median
 from typing import TYPE_CHECKING
 
 from toolkit.plots import COLOURS, FEW, MARKERS, Figure, Row, span
-from toolkit.proxies import agreement
+from toolkit.proxies import agreement_of, places
 from toolkit.tables import PROXIES
 
 if TYPE_CHECKING:
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
 
 
 def rows(table: Sequence[Row]) -> list[Row]:
-    """One row a model ("model"), and one a learner, dataset and proxy with Kendall's tau ("tau") and the regret."""
+    """One row a model ("model"), and one a learner, dataset and proxy with Kendall's tau ("tau") and the regret.
+
+    Proxies without a value, and cells with one model, are left out. Raises ValueError if nothing is left.
+    """
     found: list[Row] = []
-    for learner, proxy, dataset in _places(table):
-        own = [r for r in table if (r["learner"], r["proxy"], r["dataset"]) == (learner, proxy, dataset)]
-        base = {"learner": learner, "proxy": proxy, "dataset": dataset}
+    for (learner, dataset, proxy), own in places(table).items():
         if len(own) < 2:
-            raise ValueError(f"proxies needs two models or more in each cell; {learner} on {dataset} has one {proxy}")
-        a = agreement(*([r[key] for r in own] for key in ("value", "return", "draw", "seed")))
+            continue
+        base = {"learner": learner, "proxy": proxy, "dataset": dataset}
+        a = agreement_of(own)
         found.append(
             {
                 **base, "kind": "tau", "value": a.tau.value, "low": a.tau.low, "high": a.tau.high,
@@ -35,14 +38,9 @@ def rows(table: Sequence[Row]) -> list[Row]:
              "checkpoint": r["checkpoint"]}
             for r in own
         ]  # fmt: skip
+    if not found:
+        raise ValueError("proxies needs two models or more of one learner and dataset; each has one")
     return found
-
-
-def _places(table: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """(learner, proxy, dataset), learners in order of name and datasets as they first come."""
-    data = list(dict.fromkeys(r["dataset"] for r in table))
-    places = {(r["learner"], r["proxy"], r["dataset"]) for r in table}
-    return sorted(places, key=lambda place: (*place[:2], data.index(place[2])))
 
 
 def _panels(rows: list[Row]) -> list[tuple[str, str]]:
@@ -58,10 +56,11 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
             models = [m for m in own if m["kind"] == "model" and m["dataset"] == r["dataset"]]
             i = data.index(r["dataset"])
             ends = f" [{r['low']:z.2f}, {r['high']:z.2f}]" if isfinite(r["low"]) else ""
+            tau = f"τ = {r['value']:z.2f}{ends}" if isfinite(r["value"]) else "τ n/a, all alike"
             ax.plot(
                 [m["value"] for m in models], [m["return"] for m in models], MARKERS[i % 8], color=COLOURS[i % 8],
                 ms=4.5, mfc="none" if i % 2 else COLOURS[i % 8], mew=1.0, alpha=0.8,
-                label=f"{r['dataset']}: τ = {r['value']:z.2f}{ends}",
+                label=f"{r['dataset']}: {tau}, lost {r['regret']:.3g}",
             )  # fmt: skip
         ax.set_title(f"{learner}: {proxy}", loc="left")
         ax.set_xlabel("right should be better")
@@ -76,16 +75,31 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     axes[0].figure.suptitle(text, x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
 
 
+def finding(rows: Sequence[dict[str, str]]) -> str:
+    """What the taus say, proxy by proxy."""
+    told = []
+    for proxy in dict.fromkeys(r["proxy"] for r in rows):
+        taus = [r for r in rows if (r["proxy"], r["kind"]) == (proxy, "tau")]
+        known = [r for r in taus if isfinite(float(r["value"]))]
+        if not known:
+            continue
+        middle, lost = (median(float(r[key]) for r in known) for key in ("value", "regret"))
+        sure = sum(isfinite(float(r["low"])) and float(r["low"]) > 0 for r in known)
+        told.append(f"{proxy}: median τ {middle:z.2f}, surely above zero in {sure} of {len(known)}, lost {lost:.3g}")
+    return "Over cells of learner and dataset, " + "; ".join(told) + " (median return)." if told else ""
+
+
 FIGURE = Figure(
     name="proxies",
     caption="Every trained model by a number that needs no acting, and by its return, told apart by dataset. Kendall's "
     "τ compares ranks inside one dataset and learner, never across: 1 is the same order, 0 none, below zero the "
-    "wrong one. Its 95% interval leaves out one draw of the data at a time (none with fewer than three). The table "
-    "adds what is lost by letting the proxy choose a run's checkpoint.",
+    "wrong one. Its 95% interval leaves out one draw of the data at a time (none with fewer than three). Lost is "
+    "the return given up by letting the proxy choose a run's checkpoint.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),
     size=lambda rows: (3.5, 2.9 + 0.16 * len({r["dataset"] for r in rows})),
     shared=False,
     reads=PROXIES,
+    finding=finding,
 )

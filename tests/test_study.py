@@ -36,6 +36,7 @@ TINY = replace(
     steps=5,
     batch_size=16,
     episodes=1,
+    distance_episodes=1,
     learners={"iql": {"hidden": (8,)}, "bc": {"hidden": (8,)}},
 )
 
@@ -58,6 +59,7 @@ def test_a_study_ends_in_a_report_and_a_verdict(done):
         "collect",
         "train and evaluate",
         "measure",
+        "distance to the data",
         "analyse and report",
     }
     figures = {path.name for path in (out / "report" / "figures").iterdir()}

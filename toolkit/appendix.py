@@ -26,6 +26,7 @@ LEVELS = {
     "qualities": "share of episodes played by the expert; the first is the usual one",
     "arms": "what budgets are equal in; the first is the usual one",
     "costs": "measured milliseconds of an update",
+    "distance_episodes": "episodes a split, watched for their distance to the data, of each usual run in the top cell",
     "hash": "hash of the design",
 }
 

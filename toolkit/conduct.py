@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import plan, tuning, whole
+from toolkit import plan, study_distance, tuning, whole
 from toolkit import study_measures as measures
 from toolkit.design import Dataset, Design, difference
 from toolkit.engines import TaskFailed
@@ -59,6 +59,9 @@ def carry_out(
     if design.held_out:
         with clock.phase("measure"):
             _complain(*measures.measure(design, configs, out, slots))
+    if design.distance_episodes:
+        with clock.phase("distance to the data"):
+            _watch(design, configs, out / "runs", slots)
     return design
 
 
@@ -153,6 +156,13 @@ def _train(what: str, configs: list[RunConfig], out: Path, slots: int) -> None:
     outcome = sweep(configs, out, engine=Local(slots), watch=line.update)
     line.close()
     _complain(len(outcome.failed), len(configs) - outcome.skipped)
+
+
+def _watch(design: Design, configs: Sequence[RunConfig], runs: Path, slots: int) -> None:
+    """Let the runs in the top cell act once more, watched; what is kept already costs little."""
+    names = [config.folder_name for config in study_distance.watched(design, configs)]
+    tasks = [(study_distance.watch, (str(runs / name), design.distance_episodes)) for name in names]
+    _drain(tasks, names, slots, ProgressLine("distance to the data", len(names)))
 
 
 def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> None:

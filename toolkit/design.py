@@ -106,6 +106,7 @@ class Design:
     notes: tuple[str, ...] = field(default=())  # what this tier can and cannot show
     held_out: int = 0  # transitions collected beside each usual dataset, to measure bits with; 0: nothing is measured
     snapshots: int = 0  # models kept of each usual run in the least and the top cell, besides the last, for proxies
+    distance_episodes: int = 0  # a split, of each usual run in the top cell, watched for its distance to the data
 
     def __post_init__(self) -> None:
         for name in ("tasks", "sizes", "contexts", "coverages", "learners", "qualities", "arms"):
@@ -121,6 +122,8 @@ class Design:
                     f"{max(self.contexts)} contexts do not fit in {least} episodes of {task.suite}; "
                     "every dataset must show all its contexts, so that size and contexts stay separate factors"
                 )
+        if self.distance_episodes < 0:
+            raise ValueError(f"distance_episodes must not be negative, got {self.distance_episodes}")
         if min(self.held_out, self.snapshots) < 0 or (self.snapshots and not self.held_out):
             raise ValueError(
                 f"held_out is {self.held_out} and snapshots is {self.snapshots}; expected neither below 0, and no "
@@ -201,7 +204,8 @@ class Design:
     @property
     def hash(self) -> str:
         """SHA-256 over everything in the plan, 16 hex digits; what plans once did not have counts where it is used."""
-        plan = {k: v for k, v in asdict(self).items() if (k, v) not in (("held_out", 0), ("snapshots", 0))}
+        absent = (("held_out", 0), ("snapshots", 0), ("distance_episodes", 0))
+        plan = {k: v for k, v in asdict(self).items() if (k, v) not in absent}
         return sha256(json.dumps(plan, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
     def describe(self) -> str:

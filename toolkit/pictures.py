@@ -12,8 +12,8 @@ from pathlib import Path
 from toolkit.page import details, round_cell, table
 
 ORDER = (  # in which figures are shown; others follow by name
-    "scaling", "comparison", "improvement", "profiles", "convergence", "heatmap", "seen_unseen", "pareto", "bits",
-    "proxies", "selection", "curves",
+    "scaling", "comparison", "improvement", "profiles", "convergence", "heatmap", "seen_unseen", "distance",
+    "bottlenecks", "pareto", "bits", "proxies", "selection", "curves",
 )  # fmt: skip
 
 

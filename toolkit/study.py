@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import plan, registry, report, whole
+from toolkit import plan, registry, report, study_distance, whole
 from toolkit import study_measures as measures
 from toolkit.cards import cards
 from toolkit.claim import analyse
@@ -84,6 +84,7 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
             out / "runs" / config.folder_name for config in configs if _condition(config) == design.conditions[0]
         ]
         tables = measures.tables(design, configs, out, partial=partial)
+        tables += study_distance.tables(design, configs, out, partial=partial)
         figures = plot([*folders, *tables], [], out / "report" / "figures", records=main)
         notes += [
             f"The plan was changed after it was saved: {a['why']} ({'; '.join(a['changes'])})." for a in amendments

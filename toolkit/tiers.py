@@ -27,6 +27,7 @@ SMOKE = Design(
     steps=2000,
     batch_size=128,
     episodes=10,
+    distance_episodes=10,
     notes=(
         "The smoke tier proves the plumbing and shows the direction of diversity. With three draws and one training "
         "seed on each it is not meant to decide the claim.",
@@ -79,6 +80,7 @@ STANDARD = Design(
     steps=5000,
     batch_size=256,
     episodes=50,
+    distance_episodes=10,
     grid="star",
     qualities=(1.0, 0.5),
     arms=("updates", "compute"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from toolkit.distance import NEIGHBOURS, SPLITS, Known
 from toolkit.envs import Suite
 from toolkit.envs._vector import VectorEnvironment
 from toolkit.evaluate import again, evaluate_learner
-from toolkit.records import read_object, replace_json
+from toolkit.records import RunConfig, read_object, replace_json
 from toolkit.rows_of_runs import place
 from toolkit.stage import Watched
 from toolkit.store import Mixture, ReplayStore
@@ -37,24 +40,19 @@ def distances(
 
     The policy acts as in `toolkit.evaluate.evaluate`, by default as many episodes a split as the run was evaluated on.
     Distances are to the run's training data, or to those in `store`; see `toolkit.distance`. What was measured is
-    kept in RUN/distances.json and not acted again. Raises ValueError as `evaluate` does, for a suite whose states have
+    kept in RUN/distances and not acted again. Raises ValueError as `evaluate` does, for a suite whose states have
     no coordinates, and for a store of another suite.
     """
     folder = Path(folder)
     saved, asked, learner, data = again(folder, episodes, splits, seed)
     suite = registry.suite(asked.suite)
-    measured = data if store is None else open_data(store, None, None)
-    if (found := measured.schema.environment.get("suite")) != asked.suite:
-        raise ValueError(
-            f"{measured.path} is of suite {found!r}, {folder} of {asked.suite!r}; states cannot be compared"
-        )
-    settings: dict[str, Any] = {
-        "run": asked.identity, "data": measured.fingerprint, "splits": list(asked.splits), "neighbours": neighbours,
-    }  # fmt: skip
-    kept = folder / "distances.json"
-    if kept.exists() and (body := read_object(kept)).get("settings") == settings:
-        return body["rows"]
-    known = Known(training_points(measured, suite, saved.seed), suite.extent, neighbours=neighbours)
+    source = data if store is None else open_data(store, None, None)
+    if (found := source.schema.environment.get("suite")) != asked.suite:
+        raise ValueError(f"{source.path} is of suite {found!r}, {folder} of {asked.suite!r}; states cannot be compared")
+    kept = folder / "distances" / _name(asked, neighbours, source.fingerprint)
+    if kept.exists():
+        return read_object(kept)["rows"]
+    known = Known(training_points(source, suite, saved.seed), suite.extent, neighbours=neighbours)
     visits = _Visits(suite)
     records, _ = evaluate_learner(asked, learner, data, stage=visits)
     base = {k: v for k, v in place(folder).items() if k in ("learner", "dataset", "draw", "seed")}
@@ -68,8 +66,23 @@ def distances(
                 "score": record.score, "neighbours": neighbours,
             }
         )  # fmt: skip
-    replace_json(kept, {"settings": settings, "rows": rows})
+    replace_json(kept, {"rows": rows})
     return rows
+
+
+def measured(
+    folder: Path, config: RunConfig, *, episodes: int, splits: Sequence[str] = SPLITS, neighbours: int = NEIGHBOURS
+) -> list[Row] | None:
+    """What `distances` kept of the run `config` for these settings and its own data; None if it was not asked."""
+    asked = replace(config, episodes=episodes, splits=tuple(splits))
+    kept = folder / "distances" / _name(asked, neighbours, config.fingerprint)
+    return read_object(kept)["rows"] if kept.exists() else None
+
+
+def _name(asked: RunConfig, neighbours: int, fingerprint: str) -> str:
+    """The file of what was measured: another question has another name."""
+    text = json.dumps([asked.identity, neighbours, fingerprint])
+    return f"{sha256(text.encode()).hexdigest()[:12]}.json"
 
 
 def training_points(data: ReplayStore | Mixture, suite: Suite, seed: int, most: int = STATES) -> Array:

@@ -18,6 +18,8 @@ from toolkit.core import ActionValue, Array, Planner, Policy, Step
 from toolkit.envs import Suite
 from toolkit.envs._simulator import Played
 from toolkit.evaluate import again, evaluate, evaluate_learner, executable, rollouts
+from toolkit.pictures import numbers
+from toolkit.plots import save
 from toolkit.records import Record, read_records
 from toolkit.recovered import ARMS, recovered
 from toolkit.swaps import Nearest, Scene, offered
@@ -294,6 +296,16 @@ def test_what_a_swap_recovers_is_paired_run_by_run() -> None:
     assert found["dynamics"]["score"] is None
     assert found["dynamics"]["why"] == "none"
     assert recovered([r for r in table if r["draw"] == 0])[0]["score_low"] == -np.inf
+
+
+def test_the_report_names_only_what_surely_recovers_something(tmp_path: Path) -> None:
+    table = [line(arm, 0.1 * d + gain, d) for d in range(3) for arm, gain in (("own", 0), ("value", 0.2))]
+    table += [line("expert-0.5", 0.1 + 0.3 * (d == 1), d) for d in range(3)]
+    figure = registry.figures()["bottlenecks"]
+    csv = save(figure, table, tmp_path, dpi=50)[2]
+    assert figure.finding(numbers(csv)).endswith("iql on d: best candidate by true value +0.20.")
+    alone = save(figure, [row for row in table if row["draw"] == 0], tmp_path, dpi=50)[2]
+    assert figure.finding(numbers(alone)).endswith("iql on d: none.")
 
 
 def test_runs_that_cannot_be_paired_are_refused() -> None:

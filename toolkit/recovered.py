@@ -32,7 +32,7 @@ def recovered(table: Sequence[Row]) -> list[Row]:
     reason in `why` and no numbers. Raises ValueError if a run has an arm twice, or some runs lack one that others have.
     """
     found: list[Row] = []
-    for learner, dataset, split in dict.fromkeys((r["learner"], r["dataset"], r["split"]) for r in table):
+    for dataset, learner, split in sorted({(r["dataset"], r["learner"], r["split"]) for r in table}):
         own = [r for r in table if (r["learner"], r["dataset"], r["split"]) == (learner, dataset, split)]
         base = {"learner": learner, "dataset": dataset, "suite": own[0]["suite"], "split": split}
         scores = {arm: _scores(own, arm) for arm in ARMS}

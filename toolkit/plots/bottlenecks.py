@@ -14,6 +14,8 @@ from toolkit.tables import BOTTLENECKS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ENDS = ("recovered_low", "recovered_high")
+
 
 def rows(table: Sequence[Row]) -> list[Row]:
     """One row a learner, dataset and arm, of one split: interpolated contexts if any run was measured there.
@@ -36,10 +38,11 @@ def _arms(rows: list[Row]) -> list[str]:
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     """A dashed line is the learner as trained; a bar leads from there to the score with the swap."""
     looks, arms = look([r["learner"] for r in rows]), _arms(rows)
-    ends = [r[key] for r in rows for key in ("score", "score_low", "score_high") if r[key] is not None]
-    ends = [min(max(end, -0.5), 1.5) for end in ends if isfinite(end)] + [0.0, 1.0]
-    left, right = min(ends) - 0.05, max(ends) + 0.05
-    room = 0.62 * (right - left)
+    gains = [(r["score"], r["recovered"] - r[key]) for r in rows if r["score"] is not None for key in ENDS]
+    ends = [score - off if isfinite(off) else score for score, off in gains]
+    left, right = (edge([*ends, 0.0, 1.0]) for edge in (min, max))
+    left, right = max(left, -0.5) - 0.05, min(right, 1.5) + 0.05  # what goes on beyond is cut, and told in numbers
+    room = 0.66 * (right - left)
     for ax, (dataset, learner) in zip(axes, _panels(rows), strict=True):
         own = {r["arm"]: r for r in rows if (r["dataset"], r["learner"]) == (dataset, learner)}
         colour, marker = looks[learner]
@@ -51,7 +54,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
                 ax.annotate("n/a", (1, place), xycoords=("axes fraction", "data"), color="#777777", size=8,
                             ha="right", va="center")  # fmt: skip
                 continue
-            low, high = (base + row[key] if isfinite(row[key]) else None for key in ("recovered_low", "recovered_high"))
+            low, high = (base + row[key] if isfinite(row[key]) else None for key in ENDS)
             ax.plot([base, row["score"]], [place, place], color=colour, lw=4.5, alpha=0.35, solid_capstyle="butt")
             if arm != "own" and low is not None and high is not None:
                 ax.plot([max(low, left), min(high, right)], [place, place], color="black", lw=1.0)
@@ -75,6 +78,16 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     axes[0].figure.suptitle(title, x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
 
 
+def finding(rows: Sequence[dict[str, str]]) -> str:
+    """Which swaps surely recover something, from the figure's CSV."""
+    told = []
+    for place in dict.fromkeys((r["dataset"], r["learner"]) for r in rows):
+        own = [r for r in rows if (r["dataset"], r["learner"]) == place and r["recovered_low"] and r["arm"] != "own"]
+        sure = [f"{ARMS[r['arm']]} {float(r['recovered']):+.2f}" for r in own if float(r["recovered_low"]) > 0]
+        told.append(f"{place[1]} on {place[0]}: {', '.join(sure) or 'none'}")
+    return f"What recovers score, with a 95% interval above zero. {'; '.join(told)}."
+
+
 FIGURE = Figure(
     name="bottlenecks",
     caption="The score of a learner as trained (dashed line) and with one part swapped for the ideal one, acted in "
@@ -89,4 +102,5 @@ FIGURE = Figure(
     panels=lambda rows: len(_panels(rows)),
     size=lambda rows: (3.5, 1.2 + 0.26 * len(_arms(rows))),
     reads=BOTTLENECKS,
+    finding=finding,
 )

@@ -21,7 +21,7 @@ from toolkit import bits, fqe, measure
 from toolkit.bits import CodeLength
 from toolkit.configure import open_data, snapshot
 from toolkit.engines import TaskFailed
-from toolkit.engines.local import map_tasks
+from toolkit.engines.local import map_tasks, only_one
 from toolkit.measure import Settings
 from toolkit.plots import to_csv
 from toolkit.records import read_config, replace_text
@@ -109,8 +109,22 @@ def produce(
 ) -> dict[str, str]:
     """Bring the table at `path` up to date with the `asked` models; what failed, by folder and step, and why.
 
-    Interrupted, it keeps what was measured. Raises ValueError if the file is damaged.
+    Interrupted, it keeps what was measured. Raises ValueError if the file is damaged, BlockingIOError if another
+    process is at work on a table in that folder.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(path.parent):
+        return _produce(table, measured, asked, path, slots, progress or (lambda done, note: None))
+
+
+def _produce(
+    table: Table,
+    measured: Callable[[Model], list[Row]],
+    asked: Sequence[Model],
+    path: Path,
+    slots: int,
+    progress: Callable[[int, str], None],
+) -> dict[str, str]:
     known = {_key(row) for row in _read(path, table)}
     todo = [model for model in asked if (*_name(model), model.held_out, str(model.settings)) not in known]
     rows: list[Row] = []
@@ -122,8 +136,7 @@ def produce(
                 failed[f"{model.folder}, step {model.step}"] = str(result).strip()
             else:
                 rows += result
-            if progress is not None:
-                progress(done, Path(model.folder).name)
+            progress(done, Path(model.folder).name)
             if time.monotonic() - saved > SAVE_SECONDS:
                 _save(path, table, asked, rows)
                 saved = time.monotonic()

@@ -114,7 +114,11 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
             ax.set_xticks([], minor=True)
             ax.set_ylabel("bits explained a transition")
     figure = axes[0].figure
-    figure.suptitle(f"Bits explained, held-out episodes\n{counts(rows, 'point')}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
+    without = [n for n in names if all(r["exactness"] == "none" for r in rows if r["learner"] == n)] if several else []
+    nobody = f"; n/a: {', '.join(without)}" if without else ""
+    figure.suptitle(
+        f"Bits explained, held-out episodes\n{counts(rows, 'point')}{nobody}", x=0.01, ha="left", fontsize=10
+    )  # type: ignore[union-attr]
     for name in (n for n in names if any(r["learner"] == n and r["exactness"] != "none" for r in rows)):
         axes[0].plot([], [], looks[name][1], color=looks[name][0], ms=6, label=name)
     axes[0].plot([], [], "_", color="#777777", ms=8, label="all there is to explain")

@@ -36,6 +36,7 @@ ORDER = ("dataset", "learner", "draw", "seed", "options", "step")
 class Model:
     """A run at a step, and what it is measured on."""
 
+    run: str  # its id
     folder: str
     step: int
     store: str  # of held-out episodes
@@ -72,7 +73,9 @@ def models(
         if run.fingerprint not in fit:
             bits.fresh(folder, run, fqe.opened(run, None, None, None), given)
             fit.add(run.fingerprint)
-        found += [Model(str(folder), step, str(store), view, given.fingerprint, settings) for step in steps]
+        found += [
+            Model(run.identity, str(folder), step, str(store), view, given.fingerprint, settings) for step in steps
+        ]
     return found
 
 
@@ -126,7 +129,7 @@ def _produce(
     progress: Callable[[int, str], None],
 ) -> dict[str, str]:
     known = {_key(row) for row in _read(path, table)}
-    todo = [model for model in asked if (*_name(model), model.held_out, str(model.settings)) not in known]
+    todo = [model for model in asked if (model.run, model.step, model.held_out, str(model.settings)) not in known]
     rows: list[Row] = []
     failed: dict[str, str] = {}
     saved = time.monotonic()
@@ -162,14 +165,15 @@ def _results(
 
 def _save(path: Path, table: Table, asked: Sequence[Model], rows: list[Row]) -> None:
     """Replace the file: its rows, without those of asked models that were measured otherwise, and the new ones."""
-    due = {_name(model): (model.held_out, str(model.settings)) for model in asked}
+    due = {(model.run, model.step): (model.held_out, str(model.settings)) for model in asked}
     new = {_key(row) for row in rows}
     kept = []
     for row in _read(path, table):
         run, step, *how = key = _key(row)
         if key not in new and due.get((run, step), tuple(how)) == tuple(how):
             kept.append(row)
-    replace_text(path, to_csv(_ordered([*kept, *rows])))
+    if kept or rows:
+        replace_text(path, to_csv(_ordered([*kept, *rows])))
 
 
 def _ordered(rows: list[Row]) -> list[Row]:
@@ -207,7 +211,3 @@ def _read(path: Path, table: Table) -> list[Row]:
 
 def _key(row: Row) -> tuple[str, int, str, str]:
     return str(row["run"]), int(row["step"]), str(row["held_out"]), str(row["settings"])
-
-
-def _name(model: Model) -> tuple[str, int]:
-    return read_config(model.folder).identity, model.step

@@ -23,6 +23,7 @@ from toolkit.bits import sample
 from toolkit.cli import main
 from toolkit.collect import collect
 from toolkit.core import ActionValue, Episode
+from toolkit.engines.local import only_one
 from toolkit.measure import Held, Settings
 from toolkit.measured import models, produce
 from toolkit.records import read_config, read_object, replace_json, run_folders
@@ -289,6 +290,13 @@ def test_a_table_made_by_hand_is_not_written_over(trained, tmp_path):
     with pytest.raises(ValueError, match=r"has no column run, so it was not made here"):
         produce(PROXIES, measured.proxy_rows, models(run_folders(trained / "runs"), trained / "9.zarr", QUICK), table)
     assert table.read_bytes() == before
+
+
+def test_two_processes_do_not_write_one_table(trained, tmp_path):
+    asked = models(run_folders(trained / "runs")[:1], trained / "9.zarr", QUICK)
+    with only_one(tmp_path), pytest.raises(BlockingIOError, match="another process is at work on it"):
+        produce(PROXIES, measured.proxy_rows, asked, tmp_path / "proxies_of_runs.csv")
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_numbers_that_are_not_finite_are_undefined(line):

@@ -85,12 +85,14 @@ def table(rows: Sequence[Row]) -> str:
     from toolkit.text import aligned
 
     told = [["learner", "dataset", "proxy", "models", "tau", "return lost by its choice"]]
-    for place, models in places(rows).items():
-        if len(models) < 2:
-            few = "n/a: one model has no rank; train with --evaluate-every, or more seeds" if models else "n/a"
-            told.append([*place, str(len(models)), few, ""])
+    absent: dict[str, dict[str, None]] = {}
+    for (learner, dataset, proxy), models in places(rows).items():
+        if not models:
+            absent.setdefault(learner, {})[proxy] = None
             continue
-        found = agreement_of(models)
-        tau = str(found.tau) if found.ranked else "n/a: all alike"
-        told.append([*place, str(found.models), tau, str(found.regret)])
-    return aligned(told)
+        said = ["n/a: one model has no rank; train with --evaluate-every, or more seeds", ""]
+        if len(models) > 1:
+            found = agreement_of(models)
+            said = [str(found.tau) if found.ranked else "n/a: all alike", str(found.regret)]
+        told.append([learner, dataset, proxy, str(len(models)), *said])
+    return "\n".join([aligned(told), *(f"n/a for {learner}: {', '.join(names)}" for learner, names in absent.items())])

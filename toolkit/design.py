@@ -106,6 +106,7 @@ class Design:
     notes: tuple[str, ...] = field(default=())  # what this tier can and cannot show
     held_out: int = 0  # transitions collected beside each usual dataset, to measure bits with; 0: nothing is measured
     snapshots: int = 0  # models kept of each usual run in the least and the top cell, besides the last, for proxies
+    fqe_steps: int = 0  # updates of fitted Q evaluation a model, one of the proxies; 0 leaves it out
     distance_episodes: int = 0  # a split, of each usual run in the top cell, watched for its distance to the data
 
     def __post_init__(self) -> None:
@@ -124,10 +125,10 @@ class Design:
                 )
         if self.distance_episodes < 0:
             raise ValueError(f"distance_episodes must not be negative, got {self.distance_episodes}")
-        if min(self.held_out, self.snapshots) < 0 or (self.snapshots and not self.held_out):
+        if min(self.held_out, self.snapshots, self.fqe_steps) < 0 or (self.snapshots and not self.held_out):
             raise ValueError(
-                f"held_out is {self.held_out} and snapshots is {self.snapshots}; expected neither below 0, and no "
-                "snapshots without held-out data to measure them on"
+                f"held_out is {self.held_out}, snapshots {self.snapshots} and fqe_steps {self.fqe_steps}; expected "
+                "none below 0, and no snapshots without held-out data to measure them on"
             )
         if self.tuning and len({len(self.tuning.grid.get(name, [])) for name in self.learners}) != 1:
             counts = {name: len(self.tuning.grid.get(name, [])) for name in self.learners}
@@ -204,8 +205,8 @@ class Design:
     @property
     def hash(self) -> str:
         """SHA-256 over everything in the plan, 16 hex digits; what plans once did not have counts where it is used."""
-        absent = (("held_out", 0), ("snapshots", 0), ("distance_episodes", 0))
-        plan = {k: v for k, v in asdict(self).items() if (k, v) not in absent}
+        later = ("held_out", "snapshots", "fqe_steps", "distance_episodes")
+        plan = {name: value for name, value in asdict(self).items() if value or name not in later}
         return sha256(json.dumps(plan, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
     def describe(self) -> str:

@@ -21,7 +21,7 @@ from toolkit import bits, fqe, measure
 from toolkit.bits import CodeLength
 from toolkit.configure import open_data, snapshot
 from toolkit.engines import TaskFailed
-from toolkit.engines.local import map_tasks
+from toolkit.engines.local import map_tasks, only_one
 from toolkit.measure import Settings
 from toolkit.plots import to_csv
 from toolkit.records import read_config, replace_text
@@ -36,6 +36,7 @@ ORDER = ("dataset", "learner", "draw", "seed", "options", "step")
 class Model:
     """A run at a step, and what it is measured on."""
 
+    run: str  # its id
     folder: str
     step: int
     store: str  # of held-out episodes
@@ -72,7 +73,9 @@ def models(
         if run.fingerprint not in fit:
             bits.fresh(folder, run, fqe.opened(run, None, None, None), given)
             fit.add(run.fingerprint)
-        found += [Model(str(folder), step, str(store), view, given.fingerprint, settings) for step in steps]
+        found += [
+            Model(run.identity, str(folder), step, str(store), view, given.fingerprint, settings) for step in steps
+        ]
     return found
 
 
@@ -109,10 +112,24 @@ def produce(
 ) -> dict[str, str]:
     """Bring the table at `path` up to date with the `asked` models; what failed, by folder and step, and why.
 
-    Interrupted, it keeps what was measured. Raises ValueError if the file is damaged.
+    Interrupted, it keeps what was measured. Raises ValueError if the file is damaged, BlockingIOError if another
+    process is at work on a table in that folder.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(path.parent):
+        return _produce(table, measured, asked, path, slots, progress or (lambda done, note: None))
+
+
+def _produce(
+    table: Table,
+    measured: Callable[[Model], list[Row]],
+    asked: Sequence[Model],
+    path: Path,
+    slots: int,
+    progress: Callable[[int, str], None],
+) -> dict[str, str]:
     known = {_key(row) for row in _read(path, table)}
-    todo = [model for model in asked if (*_name(model), model.held_out, str(model.settings)) not in known]
+    todo = [model for model in asked if (model.run, model.step, model.held_out, str(model.settings)) not in known]
     rows: list[Row] = []
     failed: dict[str, str] = {}
     saved = time.monotonic()
@@ -122,8 +139,7 @@ def produce(
                 failed[f"{model.folder}, step {model.step}"] = str(result).strip()
             else:
                 rows += result
-            if progress is not None:
-                progress(done, Path(model.folder).name)
+            progress(done, Path(model.folder).name)
             if time.monotonic() - saved > SAVE_SECONDS:
                 _save(path, table, asked, rows)
                 saved = time.monotonic()
@@ -149,14 +165,15 @@ def _results(
 
 def _save(path: Path, table: Table, asked: Sequence[Model], rows: list[Row]) -> None:
     """Replace the file: its rows, without those of asked models that were measured otherwise, and the new ones."""
-    due = {_name(model): (model.held_out, str(model.settings)) for model in asked}
+    due = {(model.run, model.step): (model.held_out, str(model.settings)) for model in asked}
     new = {_key(row) for row in rows}
     kept = []
     for row in _read(path, table):
         run, step, *how = key = _key(row)
         if key not in new and due.get((run, step), tuple(how)) == tuple(how):
             kept.append(row)
-    replace_text(path, to_csv(_ordered([*kept, *rows])))
+    if kept or rows:
+        replace_text(path, to_csv(_ordered([*kept, *rows])))
 
 
 def _ordered(rows: list[Row]) -> list[Row]:
@@ -194,7 +211,3 @@ def _read(path: Path, table: Table) -> list[Row]:
 
 def _key(row: Row) -> tuple[str, int, str, str]:
     return str(row["run"]), int(row["step"]), str(row["held_out"]), str(row["settings"])
-
-
-def _name(model: Model) -> tuple[str, int]:
-    return read_config(model.folder).identity, model.step

@@ -48,6 +48,10 @@ AWAY = (
     "Learners are scored by acting, on contexts that their data never showed too. Runs on the largest, most diverse "
     "data act again, watched: in the same contexts from the same seeds as in their evaluation, and extrapolated ones."
 )
+MEASURED = (
+    "Measured without acting, on held-out episodes, which no learner was trained on: those of a study are collected as "
+    "its training data are, from another seed."
+)
 ABBREVIATIONS = {
     "bc": "behaviour cloning",
     "cql": "conservative Q-learning",
@@ -167,6 +171,10 @@ def _evidence(a: Analysis, pictures: Mapping[str, str], elsewhere: Mapping[str, 
         "Away from the data, and what goes wrong where": (
             note(AWAY) if {"distance", "bottlenecks"} & set(pictures) else "",
             ("distance", "bottlenecks"),
+        ),
+        "How many bits are modelled, and what tells a good model": (
+            note(MEASURED) if {"bits", "proxies"} & set(pictures) else "",
+            ("bits", "proxies", "selection"),
         ),
         "The same question under other conditions": (_elsewhere(elsewhere) if elsewhere else "", ()),
     }

@@ -22,7 +22,7 @@ from toolkit import stats
 from toolkit.stats import Array, Estimate
 from toolkit.tables import Row
 
-RANDOM, FITTED = "at random", "fitted elsewhere"
+RANDOM, FITTED = "at random", "all, fitted elsewhere"
 MOST = 8  # labels that are tried
 
 

@@ -39,6 +39,7 @@ def measure(design: Design, configs: Sequence[RunConfig], out: Path, slots: int)
     from toolkit import measured  # asks learners, so it loads torch
     from toolkit.measure import Settings
 
+    settings = Settings(fqe_steps=design.fqe_steps)
     failed = tried = 0
     kinds: list[tuple[str, Table, Callable, list[RunConfig]]] = [
         ("bits", BITS, measured.bits_rows, _usual(design, configs)),
@@ -52,7 +53,7 @@ def measure(design: Design, configs: Sequence[RunConfig], out: Path, slots: int)
         asked = [
             model
             for store, folders in stores.items()
-            for model in measured.models(folders, store, Settings(), every=what == "proxies")
+            for model in measured.models(folders, store, settings, every=what == "proxies")
         ]
         if not asked:
             continue

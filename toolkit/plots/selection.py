@@ -54,45 +54,34 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
             ax.set_ylabel("score lost")
     for name in names:
         colour, marker, style = looks[name]
-        axes[0].plot([], [], style, marker=marker, color=colour, ms=4.5, label=name)
+        axes[0].plot([], [], style, marker=marker, color=colour, ms=4.5, label=name if name == RANDOM else f"by {name}")
     figure = axes[0].figure
     figure.suptitle(f"Choosing a model, {counts(rows, 'learner')}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
-    figure.legend(loc="outside lower center", ncols=3, title="models to label are chosen by, or")  # type: ignore[union-attr, call-arg]
+    figure.legend(loc="outside lower center", ncols=3, title="which models are labelled first")  # type: ignore[union-attr, call-arg]
 
 
 def finding(rows: Sequence[dict[str, str]]) -> str:
-    """Choosing alone, learner by learner: by chance, by each proxy, and how many labels do better."""
+    """Choosing with one label, learner by learner: at random and by each proxy, and what that is worth in labels."""
     told = []
     for learner in sorted({r["learner"] for r in rows}):
         own = [r for r in rows if r["learner"] == learner]
-        alone = {r["chosen"]: float(r["lost"]) for r in own if r["labels"] == "1"}
         chance = [float(r["lost"]) for r in own if r["chosen"] == RANDOM]
-        others = {name: value for name, value in alone.items() if name != RANDOM}
-        if not others:
-            continue
-        best = min(others, key=lambda name: others[name])
-        worth = max((k for k, value in enumerate(chance, 1) if value >= others[best]), default=0)
-        listed = ", ".join(f"{name} {value:.2f}" for name, value in others.items())
-        told.append(
-            f"{learner}: a model chosen at random loses {alone[RANDOM]:.2f} of score, one chosen by a proxy alone "
-            f"{listed}. In hindsight {best} serves best, {_worth(worth)}."
-        )
-    return " ".join(told)
-
-
-def _worth(labels: int) -> str:
-    if labels < 2:
-        return "and no better than chance" if labels else "and worse than chance"
-    return f"as well as the best of {labels} models labelled at random"
+        alone = {r["chosen"]: float(r["lost"]) for r in own if r["labels"] == "1" and r["chosen"] != RANDOM}
+        listed = (f"{name} {loss:.2f} ({sum(one >= loss for one in chance)})" for name, loss in alone.items())
+        told.append(f"{learner}: at random {chance[0]:.2f}, {', '.join(listed)}")
+    return (
+        "Score lost by choosing one model without a label, and in brackets how many models labelled at random lose as "
+        f"much or more (0: worse than chance). {'; '.join(told)}."
+    )
 
 
 FIGURE = Figure(
     name="selection",
     caption="What is lost, in score, by choosing among the models of one learner on one draw of its data, when k of "
     "them are labelled with their return and the best of those is taken. The k are drawn at random, or are those a "
-    "proxy likes best: at 1 the proxy chooses alone, beside random choice. Fitted elsewhere: ranks by all proxies, "
-    "weighted by their mean τ on the learner's other datasets. Labels are the evaluations that judge, so all lines end "
-    "at zero. Vertical lines are 95% Student intervals over draws.",
+    "proxy likes best: at 1 the proxy chooses alone, beside random choice. All, fitted elsewhere: ranks by all "
+    "proxies, weighted by their mean τ on the learner's other datasets. Labels are the evaluations that judge, so all "
+    "lines end at zero. Vertical lines are 95% Student intervals over draws.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(distinct(rows, "learner")),

@@ -24,7 +24,7 @@ from toolkit.records import Record, read_records
 from toolkit.recovered import ARMS, recovered
 from toolkit.swaps import Nearest, Scene, offered
 from toolkit.swaps.dynamics import followed
-from toolkit.swaps.expert import ExpertStates
+from toolkit.swaps.expert import ExpertStates, action_error
 from toolkit.train import train
 
 SMALL = {"hidden": (16, 16)}
@@ -233,6 +233,29 @@ def test_the_expert_does_not_drift_and_costs_nothing(runs: dict[str, Path]) -> N
     assert returns(found["states"].settle(records)) == pytest.approx(returns([record]), rel=1e-9)
 
 
+def test_action_errors_are_told_where_the_learner_goes_and_where_the_expert_goes(runs: dict[str, Path]) -> None:
+    """Half ranges of torque: 1.5 N m off of 2; a learner that acts as the expert is off nowhere."""
+    _, config, _, store = again(runs["bc"], 1, ["interpolated"], None)
+    found, act = arms(runs["bc"])
+    assert action_error(store.schema, np.array([0.5]), np.array([-1.0])) == pytest.approx(0.75)
+    choices = again(runs["cartpole"], 1, ["interpolated"], None)[3].schema
+    assert [action_error(choices, np.int64(1), np.int64(own)) for own in (0, 1)] == [1, 0]
+    act("own")
+    errors = found["own"].errors
+    assert [len(errors[i]) for i in range(EPISODES)] == [200] * EPISODES
+    assert 0.1 < fmean(errors[0]) < 2
+    record = act("expert-1")[0]
+
+    class Learner:
+        def policy(self, *, seed: int) -> Policy:
+            return Expert(registry.suite("pendulum"), store.schema, record)
+
+    for name in ("own", "states"):
+        found[name].errors.clear()
+        evaluate_learner(replace(config, episodes=1), Learner(), store, stage=found[name])  # type: ignore[arg-type]
+        assert found[name].errors == {0: [0.0] * 200}
+
+
 def test_nearest_actions_are_those_of_the_nearest_states() -> None:
     rng = np.random.default_rng(0)
     obs = np.column_stack([rng.normal(size=50), 100 * rng.normal(size=50), np.full(50, 7.0)])
@@ -278,7 +301,15 @@ def test_finished_arms_are_kept_and_those_of_other_settings_are_not(runs: dict[s
 
 def line(arm: str, score: float | None, draw: int = 0, **more: Any) -> dict[str, Any]:
     base = {"learner": "iql", "dataset": "d", "suite": "pendulum", "split": "seen", "draw": draw, "seed": draw}
-    return {**base, "arm": arm, "score": score, "episodes": 5, "why": None if score is not None else "none", **more}
+    return {
+        **base,
+        "arm": arm,
+        "score": score,
+        "episodes": 5,
+        "why": None if score is not None else "none",
+        "error": None,
+        **more,
+    }
 
 
 def test_what_a_swap_recovers_is_paired_run_by_run() -> None:

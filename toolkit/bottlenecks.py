@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,14 +17,14 @@ import numpy as np
 
 from toolkit import registry
 from toolkit.bits import transitions
-from toolkit.core import Array, child_seed
+from toolkit.core import Array, Learner, child_seed
 from toolkit.evaluate import again, evaluate_learner
-from toolkit.records import EVALUATION_SPLITS, Record, read_object, read_records, replace_json, write_records
+from toolkit.records import EVALUATION_SPLITS, Record, RunConfig, read_object, read_records, replace_json, write_records
 from toolkit.recovered import ARMS
 from toolkit.rows_of_runs import place
 from toolkit.runs import UNSEEN
 from toolkit.store import Mixture, ReplayStore
-from toolkit.swaps import Nearest, Scene, offered
+from toolkit.swaps import Nearest, Scene, Swap, offered
 from toolkit.tables import Row
 
 DATA = 20_000  # transitions among which the nearest actions are looked for
@@ -73,30 +74,52 @@ def bottlenecks(
     arms = offered(scene, learner.policy(seed=0))
     kept = _kept(folder / "bottlenecks", {**asdict(asked), "run": config.identity, "splits": list(asked.splits)})
     rows: list[Row] = []
+    records: list[Record]
+    errors: list[float | None]
     base = {**{k: v for k, v in place(folder).items() if k in ("learner", "dataset", "draw", "seed")}}
     for number, (name, swap) in enumerate(arms.items()):
         if progress is not None:
             progress(name, number, len(arms))
-        why, records = "", []
         if isinstance(swap, str):
-            why = swap
-        elif (path := kept / f"{name}.jsonl").exists():
-            records = read_records(path)
+            records, errors, why = [], [], swap
         else:
-            records = swap.settle(evaluate_learner(config, learner, store, stage=swap)[0])
-            write_records(kept, records, path.name)
-        rows += [{**base, **row} for row in _rows(config.suite, name, asked, records, why)]
+            records, errors = _acted(kept, name, partial(_act, swap, config, learner, store))
+            why = ""
+        rows += [{**base, **row} for row in _rows(config.suite, name, asked, records, errors, why)]
     if progress is not None:
         progress("", len(arms), len(arms))
     return rows
 
 
-def _rows(suite: str, arm: str, asked: Asked, records: list[Record], why: str) -> list[Row]:
+def _act(
+    swap: Swap, config: RunConfig, learner: Learner, store: ReplayStore | Mixture
+) -> tuple[list[Record], list[float | None]]:
+    """One arm's records, and the mean action error of each episode where it was compared."""
+    records = swap.settle(evaluate_learner(config, learner, store, stage=swap)[0])
+    return records, [fmean(swap.errors[i]) if i in swap.errors else None for i in range(len(records))]
+
+
+def _acted(
+    kept: Path, name: str, act: Callable[[], tuple[list[Record], list[float | None]]]
+) -> tuple[list[Record], list[float | None]]:
+    """What an arm's file holds, or what `act` gives, which is kept."""
+    path, beside = kept / f"{name}.jsonl", kept / f"{name}.json"
+    if path.exists():  # written last
+        return read_records(path), read_object(beside)["errors"]
+    records, errors = act()
+    replace_json(beside, {"errors": errors})
+    write_records(kept, records, path.name)
+    return records, errors
+
+
+def _rows(suite: str, arm: str, asked: Asked, records: list[Record], errors: list[float | None], why: str) -> list[Row]:
     assert arm in ARMS
     found = []
     for split in asked.splits:
         scores = [record.score for record in records if record.split == split]
+        off = [e for e, record in zip(errors, records, strict=True) if record.split == split and e is not None]
         shown = {"episodes": asked.episodes, "score": fmean(scores) if scores else None, "why": why or None}
+        shown["error"] = fmean(off) if off else None
         found.append({"suite": suite, "split": split, "arm": arm, **shown})
     return found
 

@@ -75,14 +75,14 @@ class Bottlenecks:
 
 
 def table(found: Sequence[Row]) -> str:
-    """A line an arm under each learner and dataset."""
+    """A line an arm under each learner and dataset; action errors in half ranges, of choices the share that differ."""
     from toolkit.recovered import ARMS, BASES
     from toolkit.text import aligned
 
     parts = []
     for learner, dataset, split in dict.fromkeys((r["learner"], r["dataset"], r["split"]) for r in found):
         own = [r for r in found if (r["learner"], r["dataset"], r["split"]) == (learner, dataset, split)]
-        lines = [[f"{learner} on {dataset}, {split}", "score", "recovers", ""]]
+        lines = [[f"{learner} on {dataset}, {split}", "score", "recovers", "action error", ""]]
         for row in own:
             more = BASES.get(row["arm"], "")
             told = f"{_span(row, 'more')} over {ARMS[more]}" if row["more"] is not None else ""
@@ -91,7 +91,8 @@ def table(found: Sequence[Row]) -> str:
                 if row["score"] is None
                 else (f"{row['score']:z.2f}", "" if row["arm"] == "own" else _span(row, "recovered"))
             )
-            lines.append([ARMS[row["arm"]], score, gain, told])
+            error = "" if row["error"] is None else f"{row['error']:.2f}"
+            lines.append([ARMS[row["arm"]], score, gain, error, told])
         size = f"n = {own[0]['runs']} runs of {own[0]['draws']} draws, {own[0]['episodes']} episodes each"
         parts.append(aligned(lines) + "\n" + size)
     return "\n\n".join(parts)

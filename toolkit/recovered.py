@@ -28,8 +28,10 @@ def recovered(table: Sequence[Row]) -> list[Row]:
     """One row a learner, dataset, split and arm: the mean score, and its paired difference to the learner as trained.
 
     Differences are taken run by run, then averaged; intervals are Student's over draws, or over seeds of the only
-    draw, and infinite with one. `more` is the difference to the arm named in `BASES`. Arms that are n/a have the
-    reason in `why` and no numbers. Raises ValueError if a run has an arm twice, or some runs lack one that others have.
+    draw, and infinite with one. `error` is the mean distance between the learner's action and the expert's at the
+    states of the arm: those that the learner visits in `own`, those that the expert visits in `states`. `more` is the
+    difference to the arm named in `BASES`. Arms that are n/a have the reason in `why` and no numbers. Raises
+    ValueError if a run has an arm twice, or some runs lack one that others have.
     """
     found: list[Row] = []
     for dataset, learner, split in sorted({(r["dataset"], r["learner"], r["split"]) for r in table}):
@@ -47,6 +49,8 @@ def recovered(table: Sequence[Row]) -> list[Row]:
             row |= _ends("score", _mean(each)) | _ends("recovered", _mean(each, scores["own"]))
             other = scores.get(BASES.get(arm, ""), {})
             row |= _ends("more", _mean(each, other) if other else None)
+            errors = {(r["draw"], r["seed"]): r["error"] for r in rows if r["error"] is not None}
+            row |= _ends("error", _mean(errors))
             found.append(row)
     return found
 

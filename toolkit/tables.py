@@ -108,8 +108,9 @@ BOTTLENECKS = Table(
         ("episodes", int),
         ("score", float),  # mean over episodes; empty where the arm is n/a
         ("why", str),  # it is n/a
+        ("error", float),  # the learner's actions less the expert's at the states of the arm; empty where not compared
     ),
-    optional=("score", "why"),
+    optional=("score", "why", "error"),
 )
 
 

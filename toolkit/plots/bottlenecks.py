@@ -65,7 +65,10 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
                 if low is not None:
                     text += f" [{row['recovered_low']:z.2f}, {row['recovered_high']:z.2f}]"
             ax.annotate(text, (1, place), xycoords=("axes fraction", "data"), size=7.5, ha="right", va="center")
-        ax.set_title(f"{learner}\n{dataset}", loc="left", fontsize=9)
+        errors = [own[arm]["error"] if arm in own else None for arm in ("own", "states")]
+        here, there = ("n/a" if error is None else f"{error:.2f}" for error in errors)
+        said = f"action error {here}, at the expert's states {there}"
+        ax.set_title(f"{learner}, {dataset}\n{said}", loc="left", fontsize=8)
         ax.set_yticks(range(len(arms)), [ARMS[arm] for arm in arms])
         ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.set_xlim(left, right + room)
@@ -96,11 +99,14 @@ FIGURE = Figure(
     "step the best of the policy's own action and of actions that the data show near there, by the learner's critic or "
     "by what the simulator pays until the end. Without drifting: as if the learner's actions cost, where it goes, what "
     "they cost at the states the expert visits; what is missing from there to the expert is bad choice of actions, "
-    "what it gains over the learner is due to drifting away. n/a: the learner has no such part; the table says why.",
+    "what it gains over the learner is due to drifting away (all of it, where the expert makes good any single "
+    "mistake). Action error: root mean square distance to the expert's action, in half ranges (of choices, the share "
+    "that differs), at the states that the learner visits and at those of the expert. n/a: the learner has no such "
+    "part; the table says why.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),
-    size=lambda rows: (3.5, 1.2 + 0.26 * len(_arms(rows))),
+    size=lambda rows: (3.5 if len(_panels(rows)) > 1 else 5.6, 1.2 + 0.26 * len(_arms(rows))),
     reads=BOTTLENECKS,
     finding=finding,
 )

@@ -6,8 +6,8 @@ from toolkit.core import ActionValue, Planner, Policy, Reactive
 from toolkit.envs import Suite
 from toolkit.swaps.critic import Chosen, Nearest
 from toolkit.swaps.dynamics import TrueDynamics
-from toolkit.swaps.expert import Corrected, ExpertStates
-from toolkit.swaps.scene import Plain, Scene, Swap
+from toolkit.swaps.expert import Corrected, ExpertStates, Labelled
+from toolkit.swaps.scene import Scene, Swap
 
 __all__ = ["SHARES", "Nearest", "Scene", "Swap", "offered"]
 
@@ -25,7 +25,7 @@ def offered(scene: Scene, policy: Policy) -> dict[str, Swap | str]:
     critic = "" if isinstance(scene.learner, ActionValue) else "it has no critic of actions"
     if not critic and not (isinstance(policy, Reactive) and policy.deterministic):
         critic = "its policy draws or remembers: what follows an action is no single number"
-    found: dict[str, Swap | str] = {"own": Plain(scene)}
+    found: dict[str, Swap | str] = {"own": Labelled(scene)}
     found["dynamics"] = planner or simulated or TrueDynamics(scene)
     found["critic"] = critic or simulated or Chosen(scene, true=False)
     found["value"] = critic or simulated or Chosen(scene, true=True)

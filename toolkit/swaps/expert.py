@@ -22,6 +22,26 @@ LOOKS = 200  # moments of an episode at which a deviation is tried, about
 BRANCHES = 512  # played out together
 
 
+class Labelled(Plain):
+    """Nothing is swapped, but the expert says at every state that the learner visits what it would do there."""
+
+    def __call__(self, policy: Policy, rows: int) -> tuple[Policy, VectorEnvironment]:
+        watched = Watched(self.scene.suite.batch(rows))
+        return _Labelled(self, policy, watched), watched
+
+
+class _Labelled:
+    def __init__(self, swap: Plain, policy: Policy, watched: Watched) -> None:
+        self.policy, self.watched, self.experts = policy, watched, _Experts(swap.scene, watched)
+        self.errors = swap.errors
+
+    def act(self, step: Step) -> Array:
+        actions = np.asarray(self.policy.act(step))
+        for row in np.flatnonzero(self.watched.running).tolist():
+            self.experts.compare(row, actions[row], self.errors)
+        return actions
+
+
 class Corrected(Plain):
     """The expert's action instead of the learner's on a random share of steps, drawn alike for every learner.
 
@@ -53,8 +73,23 @@ class _Experts:
         return self.of[row][1]
 
     def action(self, row: int) -> Array:
-        """As a policy gives it: (A,) float32, or the number of a choice."""
+        """As a policy gives it: (A,) float32, or the number of a choice. Ask once a step: an expert may remember."""
         return as_policy(self.scene.schema, self.expert(row)(self.watched.obs[row]))
+
+    def compare(self, row: int, action: Array, errors: dict[int, list[float]]) -> Array:
+        """The expert's action in a row; how far the learner's `action` is from it is added to the episode's errors."""
+        own = self.action(row)
+        errors.setdefault(int(self.watched.episode[row]), []).append(action_error(self.scene.schema, action, own))
+        return own
+
+
+def action_error(schema: Schema, action: Array, own: Array) -> float:
+    """Root mean square over action numbers, in half ranges (2: from one limit to the other); of choices 0 or 1."""
+    if schema.discrete:
+        return float(action != own)
+    ends = zip(schema.action.low, schema.action.high, strict=True)
+    half = np.array([1.0 if low is None or high is None else (high - low) / 2 for low, high in ends])
+    return float(np.sqrt(np.mean(np.square((action - own) / np.where(half > 0, half, 1.0)))))
 
 
 def as_policy(schema: Schema, action: Array) -> Array:
@@ -82,7 +117,10 @@ class _CorrectedPolicy:
             if seed not in self.drawn:
                 rng = np.random.default_rng(child_seed(self.swap.scene.seed, "corrected", seed))
                 self.drawn[seed] = rng.random(steps)
-            own = self.experts.action(row)  # also where it is not taken: an expert may remember
+            if self.swap.share < 1:  # also where the expert's is not taken: it may remember
+                own = self.experts.compare(row, actions[row], self.swap.errors)
+            else:
+                own = self.experts.action(row)
             if self.drawn[seed][self.watched.steps[row]] < self.swap.share:
                 actions[row] = own
         return actions
@@ -96,7 +134,9 @@ class ExpertStates(Simulated):
     finish. By the performance difference lemma (Kakade and Langford, 2002) the learner's whole loss is the sum of the
     same costs over the states that it visits itself. So: expert's return less the costs at the expert's states; what
     is missing from there to the expert is due to the choice of actions, and what the learner lies below it is due to
-    drifting where its actions cost more (the compounding of arXiv:1011.0686).
+    drifting where its actions cost more (the compounding of arXiv:1011.0686). Where the expert makes good any single
+    mistake, as when it balances a pole, one action costs nothing and all loss is of this second kind, however bad the
+    learner: then compare the action errors, at its own states and at the expert's.
 
     Episodes of more than LOOKS steps are looked at every few steps, and the costs multiplied.
     """
@@ -135,7 +175,7 @@ class _Shadowed:
         for row in np.flatnonzero(self.watched.running).tolist():
             expert, moment = self.experts.expert(row), int(self.watched.steps[row])
             offset = int(self.watched.seed[row]) % self.swap.every
-            actions[row] = self.experts.action(row)
+            actions[row] = self.experts.compare(row, asked[row], self.swap.errors)
             if moment % self.swap.every == offset:
                 self.episode.append(int(self.watched.episode[row]))
                 taken = executable(self.swap.scene.schema, asked[row : row + 1])[0]

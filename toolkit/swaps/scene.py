@@ -30,6 +30,9 @@ class Scene:
 class Swap(Protocol):
     """One arm: who acts in the learner's place."""
 
+    errors: dict[int, list[float]]
+    """Episode -> how far the learner's action was from the expert's at each step; empty where it was not compared."""
+
     def __call__(self, policy: Policy, rows: int) -> tuple[Policy, VectorEnvironment]:
         """See `toolkit.evaluate.Stage`."""
 
@@ -42,6 +45,7 @@ class Plain:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
+        self.errors: dict[int, list[float]] = {}
 
     def __call__(self, policy: Policy, rows: int) -> tuple[Policy, VectorEnvironment]:
         return policy, self.scene.suite.batch(rows)

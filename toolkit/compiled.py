@@ -17,10 +17,8 @@ Compile = Literal["off", "on", "auto"]
 Update = Callable[..., dict[str, torch.Tensor]]
 
 PAYS_FROM = 100_000  # steps; compiling takes up to a minute, and a step of 256 x 256 networks then saves 0.3 to 2 ms
-OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,
-    "compile_threads": 1,
-}  # the wrapper too in C++; no pool of compilers outlives a run
+# The wrapper in C++ too, and no pool of compilers that could outlive a run.
+OPTIONS: dict[str, Any] = {"cpp_wrapper": True, "compile_threads": 1}
 
 
 def decide(choice: Compile, config: LearnerConfig, steps: int, device: str) -> bool:

@@ -59,7 +59,13 @@ def compiled(update: Update, *, backend: str = "inductor") -> Update:
 
     def step(*batch: Any) -> dict[str, torch.Tensor]:
         try:
-            return quick(*batch)
+            try:
+                return quick(*batch)
+            except dynamo.exc.TorchDynamoException:  # a compiler that was stopped leaves half a file in torch's cache
+                from torch._inductor.utils import fresh_cache
+
+                with fresh_cache():
+                    return quick(*batch)
         except dynamo.exc.TorchDynamoException as error:
             raise RuntimeError(
                 f"the update could not be compiled ({str(error).strip().splitlines()[0]}); run it with compile off"

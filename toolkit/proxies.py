@@ -1,7 +1,7 @@
 """Does a proxy know which model is good? Rank agreement with return inside one cell, and what trusting it loses.
 
-A cell is one learner on one kind of data. Ranks are never pooled over cells: a proxy that only tells easy data from
-hard ones would look as if it told good models from bad ones.
+A cell is one learner on one kind of data. Ranks are never pooled over cells, nor over the independent draws of the data
+in one: a proxy that only tells easy data from hard ones would look as if it told good models from bad ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Place = tuple[str, str, str]  # learner, dataset, proxy
 class Agreement:
     """One proxy in one cell. NaN where all values or all returns are equal."""
 
-    tau: Estimate  # Kendall's tau-b; its interval leaves out one cluster at a time
+    tau: Estimate  # Kendall's tau-b, mean over draws; its interval leaves out one cluster at a time
     regret: Estimate  # return of a run's best checkpoint minus that of the one its proxy prefers
     models: int
     clusters: int  # dataset draws, or the seeds of the only draw
@@ -55,7 +55,8 @@ def agreement_of(rows: Sequence[Row]) -> Agreement:
 def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[int], seed: Sequence[int]) -> Agreement:
     """How the ranks of n models by proxy and by return agree; a greater `value` should mean a better model.
 
-    Models of one draw share its data and are one cluster. Raises ValueError for fewer than two models.
+    Models of one draw share its data and are one cluster; ranks are compared inside it. Where no draw has two models,
+    those of all draws are compared. Raises ValueError for fewer than two models.
     """
     x, y = np.asarray(value, np.float64), np.asarray(returns, np.float64)
     if len(x) < 2:
@@ -66,7 +67,11 @@ def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[i
 
     def rank(kept: Array) -> float:
         inside = np.isin(member, kept)
-        return float(kendalltau(x[inside], y[inside]).statistic)
+        draws = [np.flatnonzero(inside & (np.asarray(draw) == d)) for d in sorted(set(draw))]
+        compared = [own for own in draws if len(own) > 1] or [np.flatnonzero(inside)]
+        taus = [float(kendalltau(x[own], y[own]).statistic) for own in compared if len(own) > 1]
+        known = [tau for tau in taus if isfinite(tau)]
+        return float(np.mean(known)) if known else float("nan")
 
     tau = stats.jackknife(rank, len(names))
     if isfinite(tau.low):

@@ -132,10 +132,11 @@ def finding(rows: Sequence[dict[str, str]]) -> str:
 FIGURE = Figure(
     name="proxies",
     caption="Every trained model by a number that needs no acting, and by its return, told apart by dataset (suite / "
-    "transitions / contexts / coverage). Kendall's τ compares ranks inside one dataset and learner, never across: 1 is "
-    "the same order, 0 none, below zero the wrong one. Its 95% interval leaves out one draw of the data at a time "
-    "(none with fewer than three). Lost is the return given up by letting the proxy choose a run's checkpoint. Of many "
-    "datasets the τ of each is a point, filled where its interval leaves out zero, and a black line is their median.",
+    "transitions / contexts / coverage). Kendall's τ compares ranks inside one draw of one dataset, never across, and "
+    "is the mean over draws (where no draw has two models, over all): 1 is the same order, 0 none, below zero the "
+    "wrong one. Its 95% interval leaves out one draw at a time (none with fewer than three). Lost is the return given "
+    "up by letting the proxy choose a run's checkpoint. Of many datasets the τ of each is a point, filled where its "
+    "interval leaves out zero, and a black line is their median.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

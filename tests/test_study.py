@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit import cli, registry, train
+from toolkit import cli, registry, study_distance, train
 from toolkit.claim import verdict_table
 from toolkit.configure import learner_config
 from toolkit.design import Design, Task, Tuning
 from toolkit.engines.local import TaskFailed, map_tasks
-from toolkit.records import load, read_config, run_folders
+from toolkit.records import EVALUATION_SPLITS, load, read_config, run_folders
 from toolkit.store import ReplayStore
 from toolkit.study import RunsFailed, claim, conclude
+from toolkit.tables import DISTANCES
 from toolkit.tiers import SMOKE, TIERS
 
 TINY = replace(
@@ -56,6 +57,7 @@ def test_a_study_ends_in_a_report_and_a_verdict(done):
     page = result.report.read_text()
     assert TINY.hash in page
     assert "inconclusive" in page
+    assert "Episodes that went farther from the training data scored lower with" in page
     assert "inconclusive" in verdict_table(result.analysis)
     assert {p.suffix for p in (out / "report" / "figures").iterdir()} == {".png", ".svg", ".csv"}
     assert len(run_folders(out)) == TINY.runs == 16
@@ -68,6 +70,24 @@ def test_a_study_ends_in_a_report_and_a_verdict(done):
     }
     figures = {path.name for path in (out / "report" / "figures").iterdir()}
     assert {"comparison.csv", "scaling.csv", "seen_unseen.csv"} <= figures
+
+
+def test_the_runs_in_the_top_cell_are_watched_and_a_missing_one_is_named(done, tmp_path):
+    out, _ = done
+    copy = shutil.copytree(out, tmp_path / "claim")
+    configs = [read_config(folder) for folder in run_folders(copy / "runs")]
+    (table,) = study_distance.tables(TINY, configs, copy, partial=False)
+    rows = DISTANCES.read(table)
+    assert {(r["learner"], r["draw"], r["split"]) for r in rows} == {
+        (learner, draw, split) for learner in TINY.learners for draw in range(2) for split in EVALUATION_SPLITS
+    }
+    gone = study_distance.watched(TINY, configs)[0]
+    shutil.rmtree(copy / "runs" / gone.folder_name / "distances")
+    with pytest.raises(ValueError, match=f"runs were not watched.*{gone.folder_name}"):
+        study_distance.tables(TINY, configs, copy, partial=False)
+    (table,) = study_distance.tables(TINY, configs, copy, partial=True)
+    assert len(DISTANCES.read(table)) == len(rows) - 3
+    assert study_distance.tables(replace(TINY, distance_episodes=0), configs, copy, partial=False) == []
 
 
 def test_smaller_data_are_inside_larger_and_hold_every_context(done):

@@ -158,11 +158,11 @@ def test_a_report_without_the_measures_of_its_runs_is_refused_and_foreign_rows_a
 def test_a_plan_saved_before_there_were_held_out_data_still_says_what_it_said():
     saved = json.loads((Path(__file__).parent.parent / "docs" / "smoke" / "design.json").read_text())
     saved.pop("amendments")
-    for name in ("held_out", "snapshots", "fqe_steps"):
+    for name in ("held_out", "snapshots", "fqe_steps", "distance_episodes"):
         saved.pop(name, None)
-    plain = replace(SMOKE, held_out=0, snapshots=0, fqe_steps=0)
+    plain = replace(SMOKE, held_out=0, snapshots=0, fqe_steps=0, distance_episodes=0)
     assert Design.from_json(saved | {"hash": plain.hash}).hash == plain.hash
-    assert replace(plain, held_out=1).hash != plain.hash
+    assert len({plain.hash, replace(plain, held_out=1).hash, replace(plain, distance_episodes=1).hash}) == 3
 
 
 def test_doing_it_again_repeats_nothing_and_says_the_same(done):
@@ -223,6 +223,7 @@ def test_an_interrupted_study_continues(tmp_path):
         ({"contexts": (2, 2)}, "contexts must name each level once"),
         ({"contexts": (2, 50)}, "50 contexts do not fit in 2 episodes"),
         ({"draws": 0}, "draws must be at least 1"),
+        ({"distance_episodes": -1}, "distance_episodes must not be negative"),
     ],
 )
 def test_a_design_that_makes_no_sense_is_refused(change, message):

@@ -19,7 +19,7 @@ class Plot:
     """
 
     runs: Positional[list[Path]]
-    """Runs, folders that hold them, or tables (bits_of_runs.csv and others that commands write) beside or below them."""
+    """Runs, folders that hold them, or tables of commands (bits_of_runs.csv and others) beside or below them."""
     figure: list[str] = field(default_factory=list)
     """bits, bottlenecks, comparison, convergence, curves, distance, heatmap, improvement, pareto, profiles, proxies,
     scaling, seen_unseen; all that apply by default."""

@@ -92,6 +92,11 @@ class CQLConfig(LearnerConfig):
             raise ValueError("entropy_backup and max_backup are two targets; choose one")
 
     @property
+    def compiles(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards, perhaps over n steps."""
         return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)

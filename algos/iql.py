@@ -87,6 +87,11 @@ class IQLConfig(LearnerConfig):
             raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}")
 
     @property
+    def compiles(self) -> bool:
+        """Without dropout and annealing, which draw and change between losses."""
+        return not self.dropout and not self.cosine_steps
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards, perhaps over n steps."""
         return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)

@@ -79,6 +79,11 @@ class ReBRACConfig(LearnerConfig):
         check_count(self, "actor_every")
 
     @property
+    def compiles(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards and the action that followed."""
         return Needs(reward=True, next_action=True)

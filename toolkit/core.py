@@ -405,6 +405,12 @@ class LearnerConfig:
     runs: ClassVar[tuple[str, ...]] = ()  # options that name a trained run, or None; the learner is `Assisted` then
 
     @property
+    def compiles(self) -> bool:
+        """Whether `--compile` may compile its update: it then draws all its random numbers before the first loss,
+        asks no tensor for its value, and changes no rate from step to step."""
+        return False
+
+    @property
     def needs(self) -> Needs:
         """What this configuration asks of the data; transitions, unless a learner says otherwise."""
         return Needs()

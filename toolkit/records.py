@@ -138,6 +138,7 @@ class RunConfig:
     relabel: str | None = None  # what labelled the data anew, or None as recorded
     tier: str = "auto"  # where batches come from; "streaming" is another stream than the others, which are one
     evaluate_every: int = 0  # steps between evaluations on the way, each with a snapshot; 0: only at the end
+    compiled: bool = False  # whether the update is; its rounding differs
     given: dict[str, Any] = field(default_factory=dict)  # option -> path of a run it names; not part of the identity
 
     def __post_init__(self) -> None:
@@ -163,7 +164,7 @@ class RunConfig:
     @cached_property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
-        absent = (("relabel", None), ("evaluate_every", 0))
+        absent = (("relabel", None), ("evaluate_every", 0), ("compiled", False))
         left_out = ("store", "given")
         body = {k: v for k, v in self.to_json().items() if k not in left_out and (k, v) not in absent}
         if self.tier != "streaming":

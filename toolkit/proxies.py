@@ -74,9 +74,7 @@ def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[i
         return float(np.mean(known)) if known else float("nan")
 
     tau = stats.jackknife(rank, len(names))
-    if (
-        tau.low == tau.high and abs(tau.value) < 1 - 1e-9
-    ):  # few models have few possible taus: no spread is no certainty
+    if tau.high - tau.low < 1e-9 and abs(tau.value) < 1 - 1e-9:  # few models have few taus: no spread proves nothing
         tau = Estimate(tau.value, -inf, inf, tau.level, tau.n)
     if isfinite(tau.low):
         tau = Estimate(tau.value, max(tau.low, -1.0), min(tau.high, 1.0), tau.level, tau.n)

@@ -63,6 +63,13 @@ def test_a_constant_proxy_has_no_tau():
     assert not found.ranked
 
 
+def test_draws_that_happen_to_agree_on_a_tau_are_no_certainty():
+    value, returns = [0, 1, 2, 3] * 3, [0, 1, 3, 2] * 3
+    found = agreement(value, returns, np.repeat(range(3), 4), np.repeat(range(3), 4))
+    assert found.tau.value == pytest.approx(2 / 3)
+    assert not found.tau.bounded
+
+
 def test_one_model_has_no_rank():
     with pytest.raises(ValueError, match="two models or more, got 1"):
         agreement([1.0], [1.0], [0], [0])

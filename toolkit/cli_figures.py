@@ -22,7 +22,7 @@ class Plot:
     """Runs, folders that hold them, or tables of commands (bits_of_runs.csv and others) beside or below them."""
     figure: list[str] = field(default_factory=list)
     """bits, bottlenecks, comparison, convergence, curves, distance, heatmap, improvement, pareto, profiles, proxies,
-    scaling, seen_unseen; all that apply by default."""
+    scaling, seen_unseen, selection; all that apply by default."""
     out: Path = Path("figures")
 
     def run(self) -> int:

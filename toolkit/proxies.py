@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -74,6 +74,8 @@ def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[i
         return float(np.mean(known)) if known else float("nan")
 
     tau = stats.jackknife(rank, len(names))
+    if tau.high - tau.low < 1e-9 and abs(tau.value) < 1 - 1e-9:  # few models have few taus: no spread proves nothing
+        tau = Estimate(tau.value, -inf, inf, tau.level, tau.n)
     if isfinite(tau.low):
         tau = Estimate(tau.value, max(tau.low, -1.0), min(tau.high, 1.0), tau.level, tau.n)
     lost: dict[int, list[float]] = {}

@@ -203,7 +203,7 @@ def test_taus_are_of_one_dataset_so_that_easy_data_are_not_mistaken_for_good_mod
 def test_undefined_proxies_and_single_models_are_left_out_and_nothing_else_is_refused():
     table = proxy_rows()
     undefined = [{**r, "proxy": "TD error 2", "value": None} for r in table]
-    single = [{**r, "proxy": "alone"} for r in table if (r["draw"], r["checkpoint"]) == (0, "1")]
+    single = [{**r, "proxy": "one"} for r in table if (r["draw"], r["checkpoint"], r["proxy"]) == (0, "1", "FQE")]
     figure = registry.figures()["proxies"]
     assert figure.rows(table + undefined + single) == figure.rows(table)
     with pytest.raises(ValueError, match="two models or more"):

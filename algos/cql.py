@@ -163,6 +163,11 @@ class Conservative(Checkpointed):
         descend(self.multiplier_optimizer, -(multiplier * excess.detach()).mean())
         return penalty
 
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+        return self.config.discount
+
     def choose(self, obs: Tensor) -> Tensor:
         """The policy's actions for raw observations (N, O)."""
         raise NotImplementedError
@@ -244,6 +249,11 @@ class CQL(Conservative):
         q = self.critics(torch.cat([s, action], -1)).squeeze(-1).amin(0)
         return q / self.config.reward_scale
 
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        q = self.critics(torch.cat([self.observe(obs), self.scale(action)], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale
+
 
 class DiscreteCQL(Conservative):
     """Discrete actions, one-hot in a Batch: every critic gives the value of each action."""
@@ -280,3 +290,7 @@ class DiscreteCQL(Conservative):
     def state_value(self, obs: Tensor) -> Tensor:
         """The lesser critic's Q of the best action, in the units of the data's rewards; raw (N, O) -> (N,)."""
         return self.critics(self.observe(obs)).amin(0).amax(-1) / self.config.reward_scale
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q of a one-hot action, in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        return (self.critics(self.observe(obs)) * action).sum(-1).amin(0) / self.config.reward_scale

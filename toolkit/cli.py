@@ -23,6 +23,7 @@ from toolkit.cli_data import Data
 from toolkit.cli_doctor import Completion, Doctor
 from toolkit.cli_figures import Mirror, Plot, Report, tell
 from toolkit.cli_learners import Learners
+from toolkit.cli_proxies import Proxies
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
@@ -290,6 +291,7 @@ def parse(argv: Sequence[str]) -> Command:
         "eval": Eval,
         "fqe": FQE,
         "bits": Bits,
+        "proxies": Proxies,
         "plot": Plot,
         "report": Report,
         "mirror": Mirror,

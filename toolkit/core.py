@@ -328,6 +328,18 @@ class StateValue(Protocol):
         """Discounted sum of the rewards still to come, in the data's own units; raw obs (N, O) -> (N,)."""
 
 
+@runtime_checkable
+class ActionValue(StateValue, Protocol):
+    """A learner that also says what an action is worth, by its critic; its error of one step is its TD error."""
+
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """As `state_value`, if `action` is taken first; raw obs (N, O), action (N, A), one-hot if discrete -> (N,)."""
+
+
 class Reward(Protocol):
     """A reward that is known: a pure function of a step, in the data's units."""
 

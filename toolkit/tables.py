@@ -75,10 +75,12 @@ PROXIES = Table(
     (
         *RUN,
         ("checkpoint", str),  # what else tells models of a cell apart: the step, a hyperparameter
-        ("proxy", str),  # its name: held-out bits, TD error, FQE, ...
-        ("value", float),
+        ("proxy", str),  # its name: action bits, TD error, FQE, ...
+        ("value", float),  # more should be better; empty where the learner has nothing of the kind
         ("return", float),  # of the same checkpoint, mean over evaluation episodes
+        ("score", float),  # the same between a random policy, 0, and the expert, 1
     ),
+    optional=("value",),
 )
 
 BITS = Table(

@@ -57,6 +57,9 @@ class Figure:
     size: Callable[[list[Row]], tuple[float, float]] = lambda rows: (4.6, 3.2)  # inches of one panel
     shared: bool = True  # panels have the same axes
     reads: Literal["records", "folders"] | Table = "records"  # evaluation records, runs' folders, or rows of a table
+    finding: Callable[[Sequence[dict[str, str]]], str] = lambda rows: (
+        ""
+    )  # rows of its CSV -> what they say, for the report
 
 
 class Folders(list[Path]):

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toolkit.cli import guarded
 from toolkit.collect import collect
 from toolkit.progress import ProgressLine
 from toolkit.train import train
@@ -26,36 +27,11 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "mpc": {"hidden": (64, 64), "members": 3, "elites": 2, "samples": 40, "iterations": 2, "best": 5},
 }
 SPLITS = ("seen", "interpolated", "extrapolated")
-GRID = [
-    "--learners",
-    "bc",
-    "iql",
-    "mpc",
-    "--steps",
-    "2000",
-    "--batch-size",
-    "128",
-    "--episodes",
-    "20",
-    "--evaluate-every",
-    "250",
-    "--slots",
-    "1",
-    "--axis",
-    "learner.lr=1e-3",
-    "--axis",
-    "iql.reward_scale=0.1",
-    "--axis",
-    "mpc.samples=40",
-    "--axis",
-    "mpc.iterations=2",
-    "--axis",
-    "mpc.best=5",
-    "--axis",
-    "mpc.members=3",
-    "--axis",
-    "mpc.elites=2",
-]
+GRID = (
+    "--learners bc iql mpc --steps 2000 --batch-size 128 --episodes 20 --evaluate-every 250 --slots 1 "
+    "--axis learner.lr=1e-3 --axis iql.reward_scale=0.1 --axis mpc.samples=40 --axis mpc.iterations=2 "
+    "--axis mpc.best=5 --axis mpc.members=3 --axis mpc.elites=2"
+)
 
 
 def main() -> None:
@@ -63,10 +39,11 @@ def main() -> None:
     parser.add_argument("what", choices=["swaps", "proxies"])
     parser.add_argument("--folder", type=Path, required=True, help="where stores, runs and figures are kept")
     given = parser.parse_args()
-    (swaps if given.what == "swaps" else proxies)(given.folder)
+    work = swaps if given.what == "swaps" else proxies
+    sys.exit(guarded(lambda: work(given.folder)))
 
 
-def swaps(folder: Path) -> None:
+def swaps(folder: Path) -> int:
     line = ProgressLine("runs", len(EPISODES) * len(DRAWS) * len(LEARNERS))
     done = 0
     for suite, episodes in EPISODES.items():
@@ -84,19 +61,22 @@ def swaps(folder: Path) -> None:
     line.close()
     for command in ("bottlenecks", "distance"):
         packmule(command, str(folder / "runs"), "--out", str(folder / "figures"))
+    return 0
 
 
-def proxies(folder: Path) -> None:
+def proxies(folder: Path) -> int:
     tables = []
     for coverage in (0.1, 0.5):
         stores = [folder / f"d{draw}-c{coverage}.zarr" for draw in DRAWS]
         held, runs = folder / f"held-c{coverage}.zarr", folder / f"runs-c{coverage}"
         for store, seed in zip((*stores, held), (*DRAWS, 99), strict=True):
             made(store, "pendulum", episodes=20, contexts=8, coverage=coverage, seed=seed)
-        packmule("sweep", *GRID, "--axis", "learner.hidden=64 64", "--stores", *map(str, stores), "--out", str(runs))
+        words = [*GRID.split(), "--axis", "learner.hidden=64 64", "--stores", *map(str, stores)]
+        packmule("sweep", *words, "--out", str(runs))
         packmule("proxies", str(runs), "--store", str(held), "--slots", "1", "--fqe-steps", "1000")
         tables.append(str(runs))
     packmule("plot", *tables, "--figure", "proxies", "selection", "--out", str(folder / "figures"))
+    return 0
 
 
 def made(store: Path, suite: str, **settings: Any) -> None:

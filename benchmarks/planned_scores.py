@@ -78,7 +78,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     if not given.show:
         carry_out(given)
-    show(given.folder / "runs", given.steps, given.episodes)
+    show(given.folder / "runs")
 
 
 def carry_out(given: argparse.Namespace) -> None:
@@ -114,20 +114,19 @@ def data(folder: Path, name: str, seed: int) -> tuple[Path, str | None]:
     return store.path, "small"
 
 
-def show(runs: Path, steps: int, episodes: int) -> None:
-    """One line a suite and way: mean and deviation over seeds of the score, the return, and ms a step of acting."""
-    found: dict[tuple[str, str], dict[int, list[Record]]] = {}
+def show(runs: Path) -> None:
+    """One line a suite, way and budget: mean and deviation over seeds of score and return."""
+    found: dict[tuple[str, str, int, int], dict[int, list[Record]]] = {}
     for record in load(runs):
-        if (record.tags["steps"], record.tags["episodes"]) == (steps, episodes):
-            found.setdefault((record.suite, record.tags["way"]), {}).setdefault(record.seed, []).append(record)
-    print(f"{'suite':12} {'way':12} {'score':>13}   {'return':>16}   n   return of each seed")
-    for suite, ways in SUITES.items():
-        for way in ways:
-            if (suite, way) in found:
-                print(row(suite, way, found[suite, way]))
+        key = (record.suite, record.tags["way"], record.tags["steps"], record.tags["episodes"])
+        found.setdefault(key, {}).setdefault(record.seed, []).append(record)
+    print(f"{'suite':12} {'way':12} {'updates':>7} {'episodes':>8} {'score':>13} {'return':>14}  seeds, return of each")
+    order = [(suite, way) for suite, ways in SUITES.items() for way in ways]
+    for key in sorted(found, key=lambda key: (key[2:], order.index(key[:2]))):
+        print(row(*key, found[key]))
 
 
-def row(suite: str, way: str, seeds: dict[int, list[Record]]) -> str:
+def row(suite: str, way: str, steps: int, episodes: int, seeds: dict[int, list[Record]]) -> str:
     """Means over the episodes of each seed, then over seeds; of cartpole the return is capped."""
     score = np.array([np.mean([record.score for record in each]) for each in seeds.values()])
     cap = CAP if suite == "cartpole" else np.inf
@@ -135,7 +134,8 @@ def row(suite: str, way: str, seeds: dict[int, list[Record]]) -> str:
     spread = [side.std(ddof=1) if len(side) > 1 else np.nan for side in (score, returns)]
     cells = [f"{score.mean():.2f} +-{spread[0]:.2f}", f"{returns.mean():.0f} +-{spread[1]:.0f}"]
     each = " ".join(f"{value:.0f}" for value in returns)
-    return f"{suite:12} {way:12} {cells[0]:>13}   {cells[1]:>16}   {len(score)}   {each}"
+    label = f"{suite:12} {way:12} {steps:7} {2 * episodes:8}"
+    return f"{label} {cells[0]:>13} {cells[1]:>14}  {len(score)}: {each}"
 
 
 if __name__ == "__main__":

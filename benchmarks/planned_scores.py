@@ -10,12 +10,14 @@ horizon of 5 instead of 20), with both, and mbop. A prior and a value are runs o
 as learners too.
 
 A score is 0 for random actions and 1 for the scripted expert; the mean over --episodes in contexts of the data and as
-many in unseen ones, at the last step. Equal: data, batches of 256, two hidden layers of 128, number of updates.
+many in unseen ones, at the last step. Equal: data, batches of 256, two hidden layers of 128, number of updates. Ways of
+planning change no training, so that of one seed they plan with one model, trained once; mbop trains its clone too.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,10 +27,11 @@ from scores import collected
 from algos.bc import BCConfig
 from algos.iql import IQLConfig
 from toolkit.collect import collect
+from toolkit.configure import configure
 from toolkit.core import LearnerConfig
 from toolkit.progress import ProgressLine
 from toolkit.records import Record, load
-from toolkit.train import train
+from toolkit.train import run
 from worldmodel.mpc import PRESETS, MPCConfig
 
 H = (128, 128)
@@ -91,7 +94,7 @@ def carry_out(given: argparse.Namespace) -> None:
         for label, way in SUITES[name].items():
             line.update(done, f"{name} {label} seed {seed}")
             named = {k: str(runs[v]) for k, v in (("prior", way.prior), ("value", way.value)) if v is not None}
-            runs[label] = train(
+            config = configure(
                 replace(way.config, **named),
                 store=store,
                 view=view,
@@ -99,10 +102,22 @@ def carry_out(given: argparse.Namespace) -> None:
                 seed=seed,
                 episodes=given.episodes,
                 tags={"way": label, "steps": given.steps, "episodes": given.episodes},
-                out=given.folder / "runs",
             )
+            if isinstance(way.config, MPCConfig) and not way.config.clones and "mpc" in runs:
+                share(runs["mpc"] / "checkpoint", given.folder / "runs" / config.folder_name / "checkpoint")
+            runs[label] = run(config, given.folder / "runs")
             done += 1
     line.close()
+
+
+def share(trained: Path, checkpoint: Path) -> None:
+    """Begin a run from the finished `checkpoint` of another whose options differ for planning alone."""
+    if not checkpoint.exists():
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partly = checkpoint.with_name("partly")
+        shutil.rmtree(partly, ignore_errors=True)
+        shutil.copytree(trained, partly)
+        partly.rename(checkpoint)
 
 
 def data(folder: Path, name: str, seed: int) -> tuple[Path, str | None]:

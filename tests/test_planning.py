@@ -292,6 +292,23 @@ def test_a_guided_search_with_nothing_but_the_prior_acts_as_the_prior(store: Any
     np.testing.assert_allclose(planner.policy(seed=0).act(step), clone.policy(seed=0).act(step), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_search_that_restarts_begins_at_the_prior_wherever_it_finds_itself(
+    store: Any, tmp_path: Any, restart: bool
+) -> None:
+    prior = trained(store, tmp_path / "a", "bc")
+    still = {"spread": 1e-6, "prior_spread": 0.0, "keep": 0.0, "guided": 0.05}
+    config = planning(store, prior=str(prior), restart=restart, **still)
+    _, planner, _ = load_learner(train.run(replace(config, episodes=0), tmp_path / "runs"))
+    _, clone, _ = load_learner(prior)
+    policy, rng = planner.policy(seed=0), np.random.default_rng(0)
+    for first in (True, False):
+        obs = rng.normal(size=(4, 3)).astype(np.float32)
+        step = Step(obs, np.zeros(4, np.float32), np.full(4, first))
+        found, due = policy.act(step), clone.policy(seed=0).act(step)
+        assert np.allclose(found, due, atol=1e-4) == (restart or first)
+
+
 def test_runs_that_cannot_serve_are_refused_before_anything_is_written(store: Any, tmp_path: Any) -> None:
     out = tmp_path / "runs"
     prior, seeking = trained(store, tmp_path, "bc"), trained(store, tmp_path, "return-bc")

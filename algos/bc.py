@@ -100,6 +100,11 @@ class BCConfig(LearnerConfig):
             raise ValueError(f"target_return must be finite and needs return_conditioned, got {self.target_return}")
 
     @property
+    def compiles(self) -> bool:
+        """Unless it reads windows."""
+        return self.window == 1
+
+    @property
     def needs(self) -> Needs:
         """Transitions or windows; what else depends on the kind."""
         return Needs(

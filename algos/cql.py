@@ -92,6 +92,11 @@ class CQLConfig(LearnerConfig):
             raise ValueError("entropy_backup and max_backup are two targets; choose one")
 
     @property
+    def compiles(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards, perhaps over n steps."""
         return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)
@@ -157,6 +162,11 @@ class Conservative(Checkpointed):
         penalty = (multiplier.detach() * excess).sum()
         descend(self.multiplier_optimizer, -(multiplier * excess.detach()).mean())
         return penalty
+
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+        return self.config.discount
 
     def choose(self, obs: Tensor) -> Tensor:
         """The policy's actions for raw observations (N, O)."""
@@ -239,6 +249,11 @@ class CQL(Conservative):
         q = self.critics(torch.cat([s, action], -1)).squeeze(-1).amin(0)
         return q / self.config.reward_scale
 
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        q = self.critics(torch.cat([self.observe(obs), self.scale(action)], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale
+
 
 class DiscreteCQL(Conservative):
     """Discrete actions, one-hot in a Batch: every critic gives the value of each action."""
@@ -275,3 +290,7 @@ class DiscreteCQL(Conservative):
     def state_value(self, obs: Tensor) -> Tensor:
         """The lesser critic's Q of the best action, in the units of the data's rewards; raw (N, O) -> (N,)."""
         return self.critics(self.observe(obs)).amin(0).amax(-1) / self.config.reward_scale
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q of a one-hot action, in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        return (self.critics(self.observe(obs)) * action).sum(-1).amin(0) / self.config.reward_scale

@@ -80,6 +80,11 @@ class FQLConfig(LearnerConfig):
             raise ValueError(f"critic_mean is {self.critic_mean!r}; expected mean or min")
 
     @property
+    def compiles(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards, perhaps over n steps."""
         return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)

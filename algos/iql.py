@@ -87,6 +87,11 @@ class IQLConfig(LearnerConfig):
             raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}")
 
     @property
+    def compiles(self) -> bool:
+        """Without dropout and annealing, which draw and change between losses."""
+        return not self.dropout and not self.cosine_steps
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards, perhaps over n steps."""
         return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)
@@ -218,6 +223,16 @@ class IQL(Checkpointed):
         """The mean or the mode; deterministic, so `seed` is unused."""
         return Memoryless(self.choose, self.device)
 
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+        return self.config.discount
+
     def state_value(self, obs: Tensor) -> Tensor:
         """V in the units of the data's rewards; raw observations (N, O) -> (N,)."""
         return self.value(self.observe(obs)).squeeze(-1) / self.config.reward_scale
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        q = self.critics(torch.cat([self.observe(obs), self.scale(action)], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale

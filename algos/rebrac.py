@@ -79,6 +79,11 @@ class ReBRACConfig(LearnerConfig):
         check_count(self, "actor_every")
 
     @property
+    def compiles(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards and the action that followed."""
         return Needs(reward=True, next_action=True)
@@ -168,8 +173,18 @@ class ReBRAC(Checkpointed):
         """The actor; deterministic, so `seed` is unused."""
         return Memoryless(self.choose, self.device)
 
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+        return self.config.discount
+
     def state_value(self, obs: Tensor) -> Tensor:
         """The lesser critic's Q of the actor's own action, in the units of the data's rewards; raw (N, O) -> (N,)."""
         s = self.observe(obs)
         q = self.critics(torch.cat([s, self.actor(s).tanh()], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        q = self.critics(torch.cat([self.observe(obs), self.scale(action)], -1)).squeeze(-1).amin(0)
         return q / self.config.reward_scale

@@ -74,6 +74,11 @@ class TD3BCConfig(LearnerConfig):
         check_count(self, "n_step", "actor_every")
 
     @property
+    def compiles(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Transitions with rewards, perhaps over n steps."""
         return Needs(reward=True, n_step=self.n_step, discount=self.discount if self.n_step > 1 else None)
@@ -141,8 +146,18 @@ class TD3BC(Checkpointed):
         """The actor; deterministic, so `seed` is unused."""
         return Memoryless(self.choose, self.device)
 
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+        return self.config.discount
+
     def state_value(self, obs: Tensor) -> Tensor:
         """The lesser critic's Q of the actor's own action, in the units of the data's rewards; raw (N, O) -> (N,)."""
         s = self.observe(obs)
         q = self.critics(torch.cat([s, self.actor(s).tanh()], -1)).squeeze(-1).amin(0)
+        return q / self.config.reward_scale
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The lesser critic's Q in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        q = self.critics(torch.cat([self.observe(obs), self.scale(action)], -1)).squeeze(-1).amin(0)
         return q / self.config.reward_scale

@@ -12,7 +12,8 @@ Equal on both sides: data, batch, layer widths, activation, optimiser (Adam), nu
 moves, and for cql the 30 sampled actions a state; its multiplier is off on both. `bc` fits the same squared error as
 d3rlpy's; `bc likelihood` learns a variance too, which d3rlpy has not, and is shown against the same peer. Not equal:
 ours standardises observations and scales actions, d3rlpy is asked for neither; d3rlpy returns Python numbers, ours
-0-d tensors. With --compile, ours is also shown with its update compiled; the first compilation takes a minute or more.
+0-d tensors. With --compile, ours is also shown with its update compiled (`train --compile on`), after it was: the
+seconds that took are printed. d3rlpy's own `compile_graph` does nothing on a CPU.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from algos.d3rlpy import library
 from algos.iql import IQLConfig
 from algos.td3bc import TD3BCConfig
 from toolkit import feed
+from toolkit.compiled import compiled
 from toolkit.core import Episode, LearnerConfig
 from toolkit.store import ReplayStore, Schema
 
@@ -84,9 +86,12 @@ def compare(name: str, pair: Pair, store: ReplayStore, buffer: object, given: ar
     """Print one line for ours, and one for ours compiled if asked."""
     contenders = {"": ours(pair.ours, store), "d3rlpy": theirs(pair, buffer)}
     if given.compile:
-        contenders[" compiled"] = ours(pair.ours, store, compiled=True)
-    for step in contenders.values():
+        contenders[" compiled"] = ours(pair.ours, store, whole=True)
+    waited = {}
+    for kind, step in contenders.items():
+        began = time.perf_counter()
         milliseconds(step, 4)
+        waited[kind] = time.perf_counter() - began
     rounds = []
     for _ in range(given.rounds):
         rounds.append({k: milliseconds(step, given.updates) for k, step in contenders.items()} | {"sgemm": sgemm()})
@@ -100,7 +105,8 @@ def compare(name: str, pair: Pair, store: ReplayStore, buffer: object, given: ar
             ratios = [r["d3rlpy"] / r[kind] for r in rounds]
             share = statistics.median(flops / (r[kind] * 1e6) / r["sgemm"] for r in rounds)
             print(f"{name + kind:14} {middle[kind]:6.2f} ms {share:9.2f} {middle['d3rlpy']:7.2f} ms", end="  ")
-            print(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+            print(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", end="")
+            print(f"  after {waited[kind]:.0f} s" if kind == " compiled" else "", flush=True)
 
 
 def data(path: Path) -> tuple[ReplayStore, object]:
@@ -120,11 +126,11 @@ def data(path: Path) -> tuple[ReplayStore, object]:
     return ReplayStore.open(path), dataset.ReplayBuffer(dataset.InfiniteBuffer(), episodes=episodes)
 
 
-def ours(config: LearnerConfig, store: ReplayStore, *, compiled: bool = False) -> Update:
+def ours(config: LearnerConfig, store: ReplayStore, *, whole: bool = False) -> Update:
     """A step of ours: a batch from the store, then an update."""
     sampler = feed.sampler(store, config.needs, batch_size=BATCH, seed=0)
     learner = config.build(store.spec, seed=0, device="cpu")
-    update = torch.compile(learner.update) if compiled else learner.update
+    update = compiled(learner.update) if whole else learner.update
     return lambda: update(sampler.next())
 
 

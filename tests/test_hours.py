@@ -13,6 +13,7 @@ from toolkit.hours import Prices
 from toolkit.tiers import SMOKE, STANDARD
 
 COSTS = dict.fromkeys(STANDARD.learners, 2.0)
+FIT = {"bc": 4.0, "iql": 3.0}  # the others have no policy that can be fitted
 PRICE = Prices(1e-4, dict.fromkeys(STANDARD.learners, 0.002), dict.fromkeys(STANDARD.learners, 0.01))
 
 
@@ -21,9 +22,24 @@ def test_the_bill_counts_every_run_and_every_transition():
     bills = [hours.bill(design, task, PRICE) for task in design.tasks]
     assert sum(bill.runs for bill in bills) == design.runs
     datasets = list(design.datasets())
-    assert sum(bill.transitions for bill in bills) == sum(max(dataset.sizes) for dataset in datasets)
+    usual = sum(dataset.quality == 1 for dataset in datasets)
+    collected = sum(max(dataset.sizes) for dataset in datasets) + usual * design.held_out
+    assert sum(bill.transitions for bill in bills) == collected
     # with equal prices an arm of equal compute costs what equal updates cost
     assert bills[0].train == pytest.approx(bills[0].runs * design.steps * 0.002 / 3600)
+
+
+def test_models_kept_on_the_way_are_evaluated_and_measured_and_nothing_else_costs_more():
+    kept, not_kept = (
+        hours.bill(replace(STANDARD, costs=COSTS, snapshots=n), STANDARD.tasks[0], replace(PRICE, fit=FIT))
+        for n in (3, 0)
+    )
+    runs = 2 * STANDARD.draws * len(STANDARD.learners)  # in the least and the top cell
+    once = not_kept.evaluate / not_kept.runs
+    assert kept.evaluate - not_kept.evaluate == pytest.approx(3 * runs * once)
+    assert kept.measure == pytest.approx(2 * STANDARD.draws * 4 * 7.0 / 3600)
+    assert not_kept.measure == 0
+    assert (kept.collect, kept.train, kept.runs) == (not_kept.collect, not_kept.train, not_kept.runs)
 
 
 def test_twice_the_draws_cost_twice_as_much():

@@ -11,8 +11,10 @@ import pytest
 import torch
 from helpers import equal_states, leaves, through_files, toy_batch, toy_spec
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit import registry
+from toolkit.compiled import compiled
 from toolkit.core import ActionDensity, Batch, Family, Learner, LearnerConfig, Moments, Needs, Policy, Spec, Step
 
 CONTINUOUS = toy_spec(goal=True)  # data that can serve every learner
@@ -312,3 +314,48 @@ def test_action_probabilities_sum_to_one():
     with torch.no_grad():
         log_prob = learner.action_log_prob(obs.expand(3, 4, -1), torch.eye(3)[:, None].expand(3, 4, 3))
     np.testing.assert_allclose(log_prob.exp().sum(0), 1, rtol=1e-5)
+
+
+ASKS = {"_local_scalar_dense", "nonzero", "masked_select", "equal"}  # what waits for a device to say a number
+
+
+class Asked(TorchDispatchMode):
+    """Keeps the names of the operations that would make a device stop and answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.names += [name] if name in ASKS else []
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_waits_for_no_number_of_the_device(config):
+    if not config.compiles:
+        pytest.skip("does not claim it")
+    learner = trained(config, updates=1)
+    with Asked() as asked:
+        for index in (1, 2):
+            learner.update(batch_for(config, index))
+    assert asked.names == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [small(c) for name, c in registry.learners().items() if c.compiles and c.name == name],
+    ids=lambda config: config.name,
+)
+def test_a_compiled_update_does_what_the_plain_one_does(config):
+    plain, quick = build(config), build(config)
+    update = compiled(quick.update, backend="eager")
+    torch._dynamo.reset()
+    for index in range(3):  # an even and an odd step, after the first
+        due, got = (each(batch_for(config, index)) for each in (plain.update, update))
+        assert {k: v.item() for k, v in got.items()} == pytest.approx({k: v.item() for k, v in due.items()}, rel=1e-4)
+    moved = leaves(plain.state_dict())
+    for name, value in leaves(quick.state_dict()).items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            torch.testing.assert_close(value, moved[name], rtol=1e-3, atol=1e-5)
+    assert all("Generator" in reason for reason in torch._dynamo.utils.counters["graph_break"])

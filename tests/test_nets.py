@@ -8,14 +8,24 @@ import numpy as np
 import pytest
 import torch
 from helpers import equal_states, through_files, toy_batch, toy_spec
+from torch import nn
 
 from algos._common import values
 from algos.bc import BCConfig
 from algos.iql import IQLConfig
 from toolkit import registry
 from toolkit.core import Step
-from toolkit.nets import StackedResidual, Windowed, generator, single, stack
+from toolkit.nets import (
+    StackedResidual,
+    Windowed,
+    generator,
+    load_optimizer_state,
+    optimizer_state,
+    single,
+    stack,
+)
 from toolkit.nets.stacked import dropped
+from toolkit.nets.steps import Adam
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 KINDS = [("mlp", False), ("mlp", True), ("residual", False)]
@@ -220,3 +230,26 @@ def test_iqls_actor_drops_in_training_and_never_when_it_acts(discrete):
     assert torch.equal(dropping.choose(step), dropping.choose(step))
     with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
         IQLConfig(dropout=1.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}])
+def test_adam_moves_as_torchs_does_bit_for_bit_and_written_out_nearly(settings):
+    own, theirs, plain = (
+        [nn.Parameter(torch.randn(shape, generator=generator(1))) for shape in ((5, 3), (3,))] for _ in range(3)
+    )
+    mine, quick = Adam(own, lr=0.01, **settings), Adam(plain, lr=0.01, **settings)
+    due = torch.optim.Adam(theirs, lr=0.01, fused=True, **settings)
+    random = generator(2)
+    for index in range(6):
+        if index == 3:  # moments come back from a checkpoint
+            load_optimizer_state(mine, optimizer_state(mine))
+        grads = [torch.randn(p.shape, generator=random) for p in own]
+        for parameters in (own, theirs):
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.clone()
+        mine.step()
+        due.step()
+        quick.written_out(grads)
+    for a, b, c in zip(own, theirs, plain, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(c, b, rtol=1e-5, atol=1e-7)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolkit import registry, train
 from toolkit.collect import collect
 from toolkit.configure import configure, load_learner
-from toolkit.core import Given, StateValue, Step
+from toolkit.core import ActionValue, Given, Step
 from toolkit.evaluate import evaluate
 from toolkit.given import known_reward
 from toolkit.nets import generator
@@ -377,8 +377,11 @@ def test_values_are_in_the_units_of_the_data_whatever_the_reward_scale(name: str
         batch = toy_batch(SPEC, 64, seed=seed % 20, needs=config.needs)
         ended, paid = torch.ones_like(batch.terminated), torch.full_like(batch.reward, 5.0)
         learner.update(replace(batch, terminated=ended, reward=paid))
-    assert isinstance(learner, StateValue)
+    assert isinstance(learner, ActionValue)
     with torch.no_grad():
-        found = learner.state_value(toy_batch(SPEC, 64, seed=3).obs[:, 0])
-    assert found.shape == (64,)
+        seen = toy_batch(SPEC, 64, seed=3)
+        found = learner.state_value(seen.obs[:, 0])
+        of_action = learner.action_value(seen.obs[:, 0], seen.action[:, 0])
+    assert found.shape == of_action.shape == (64,)
     np.testing.assert_allclose(found.numpy(), 5, atol=1)
+    np.testing.assert_allclose(of_action.numpy(), 5, atol=1)

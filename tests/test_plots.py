@@ -16,7 +16,7 @@ from toolkit import plots, registry
 from toolkit.tables import BITS, PROXIES, Table
 
 OF_RECORDS = ("comparison", "convergence", "heatmap", "improvement", "profiles", "scaling", "seen_unseen")
-NAMES = ("bits", "curves", "pareto", "proxies", *OF_RECORDS)
+NAMES = ("bits", "curves", "pareto", "proxies", "selection", *OF_RECORDS)
 FOR_ANY_LEARNERS = ("comparison", "profiles", "scaling", "seen_unseen")
 COMPARING = ("heatmap", "improvement")  # need two learners
 SMALL = [(n, c, 0.1) for n in (2_000, 20_000) for c in (2, 16)]
@@ -29,6 +29,7 @@ def proxy_rows(value=lambda draw, seed, step: step + 100 * draw, learners=("bc",
         {
             "learner": learner, "dataset": data, "draw": draw, "seed": draw, "checkpoint": f"{step}", "proxy": proxy,
             "value": value(draw, draw, step) if proxy == "FQE" else -float(step), "return": step + 100 * draw,
+            "score": step / 10,
         }
         for learner in learners for data in CELLS for proxy in ("FQE", "TD error")
         for draw in range(4) for step in (1, 2, 3)
@@ -197,6 +198,48 @@ def test_taus_are_of_one_dataset_so_that_easy_data_are_not_mistaken_for_good_mod
     assert len(taus) == 8
     assert taus["bc", CELLS[0], "TD error"]["regret"] == 2, "it always prefers the worst of returns 1, 2 and 3"
     assert {r["models"] for r in taus.values()} == {12}
+
+
+def test_undefined_proxies_and_single_models_are_left_out_and_nothing_else_is_refused():
+    table = proxy_rows()
+    undefined = [{**r, "proxy": "TD error 2", "value": None} for r in table]
+    single = [{**r, "proxy": "one"} for r in table if (r["draw"], r["checkpoint"], r["proxy"]) == (0, "1", "FQE")]
+    figure = registry.figures()["proxies"]
+    assert figure.rows(table + undefined + single) == figure.rows(table)
+    with pytest.raises(ValueError, match="two models or more"):
+        figure.rows(undefined + single)
+
+
+def test_of_many_datasets_the_taus_are_drawn_a_panel_a_learner(tmp_path):
+    figure = registry.figures()["proxies"]
+    table = [{**r, "dataset": f"suite{i} / {r['dataset']}"} for i in range(8) for r in proxy_rows()]
+    assert figure.panels(figure.rows(proxy_rows())) == 4  # learners and proxies
+    assert figure.panels(figure.rows(table)) == 2
+    numbers = plots.save(figure, table, tmp_path, dpi=50)[2]
+    assert len([r for r in read(numbers) if r["kind"] == "tau"]) == 2 * 2 * 16
+
+
+def test_bits_of_several_suites_have_panels_of_their_own(tmp_path):
+    figure = registry.figures()["bits"]
+    table = [{**r, "dataset": f"{suite} / {r['dataset']}"} for suite in ("hopper", "pendulum") for r in bits_rows()]
+    assert figure.panels(figure.rows(bits_rows())) == 2  # against size, and against return
+    assert figure.panels(figure.rows(table)) == 2  # a suite each
+    plots.save(figure, table, tmp_path, dpi=50)
+
+
+def test_findings_say_what_the_numbers_drawn_say(tmp_path):
+    for name, table, words in (
+        ("proxies", proxy_rows(), "FQE: median τ 1.00, surely above zero in 4 of 4; TD error: median τ -1.00"),
+        ("bits", bits_rows(), "surely explained in 4 of 4 cells of learner and dataset, from 2.10 of 6.00 bits by"),
+        ("selection", proxy_rows(), "bc: at random 0.10, FQE 0.00 (3), TD error 0.20 (0)"),
+    ):
+        figure = registry.figures()[name]
+        assert words in figure.finding(read(plots.save(figure, table, tmp_path, dpi=50)[2]))
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_bits_keep_bounds_and_the_undefined_apart():

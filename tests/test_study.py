@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -16,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit import cli, registry, train
+from toolkit import cli, registry, study_distance, train
 from toolkit.claim import verdict_table
 from toolkit.configure import learner_config
 from toolkit.design import Design, Task, Tuning
 from toolkit.engines.local import TaskFailed, map_tasks
-from toolkit.records import load, read_config, run_folders
+from toolkit.records import EVALUATION_SPLITS, load, read_config, run_folders
 from toolkit.store import ReplayStore
 from toolkit.study import RunsFailed, claim, conclude
+from toolkit.tables import DISTANCES
 from toolkit.tiers import SMOKE, TIERS
 
 TINY = replace(
@@ -36,7 +38,11 @@ TINY = replace(
     steps=5,
     batch_size=16,
     episodes=1,
+    distance_episodes=1,
     learners={"iql": {"hidden": (8,)}, "bc": {"hidden": (8,)}},
+    held_out=400,
+    snapshots=1,
+    fqe_steps=3,
 )
 
 
@@ -51,16 +57,37 @@ def test_a_study_ends_in_a_report_and_a_verdict(done):
     page = result.report.read_text()
     assert TINY.hash in page
     assert "inconclusive" in page
+    assert "Episodes that went farther from the training data scored lower with" in page
     assert "inconclusive" in verdict_table(result.analysis)
     assert {p.suffix for p in (out / "report" / "figures").iterdir()} == {".png", ".svg", ".csv"}
     assert len(run_folders(out)) == TINY.runs == 16
     assert set(json.loads((out / "timings.json").read_text())) == {
         "collect",
         "train and evaluate",
+        "measure",
+        "distance to the data",
         "analyse and report",
     }
     figures = {path.name for path in (out / "report" / "figures").iterdir()}
     assert {"comparison.csv", "scaling.csv", "seen_unseen.csv"} <= figures
+
+
+def test_the_runs_in_the_top_cell_are_watched_and_a_missing_one_is_named(done, tmp_path):
+    out, _ = done
+    copy = shutil.copytree(out, tmp_path / "claim")
+    configs = [read_config(folder) for folder in run_folders(copy / "runs")]
+    (table,) = study_distance.tables(TINY, configs, copy, partial=False)
+    rows = DISTANCES.read(table)
+    assert {(r["learner"], r["draw"], r["split"]) for r in rows} == {
+        (learner, draw, split) for learner in TINY.learners for draw in range(2) for split in EVALUATION_SPLITS
+    }
+    gone = study_distance.watched(TINY, configs)[0]
+    shutil.rmtree(copy / "runs" / gone.folder_name / "distances")
+    with pytest.raises(ValueError, match=f"runs were not watched.*{gone.folder_name}"):
+        study_distance.tables(TINY, configs, copy, partial=False)
+    (table,) = study_distance.tables(TINY, configs, copy, partial=True)
+    assert len(DISTANCES.read(table)) == len(rows) - 3
+    assert study_distance.tables(replace(TINY, distance_episodes=0), configs, copy, partial=False) == []
 
 
 def test_smaller_data_are_inside_larger_and_hold_every_context(done):
@@ -82,6 +109,62 @@ def test_draws_are_independent_and_learners_are_paired(done):
     assert {r.tags["size"] for r in records} == {400, 800}
 
 
+def test_held_out_episodes_are_collected_alike_before_training_and_nobody_trains_on_them(done):
+    out, _ = done
+    first = min(path.stat().st_mtime_ns for path in out.glob("runs/*/config.json"))
+    for dataset in TINY.datasets():
+        own, beside = (ReplayStore.open(out / folder / dataset.name) for folder in ("data", "held-out"))
+        assert beside.transitions == 400
+        assert not {bytes(u) for u in own.episodes["uid"]} & {bytes(u) for u in beside.episodes["uid"]}
+        made = [dict(store.schema.environment["collect"]) for store in (own, beside)]
+        assert made[0].pop("seed") != made[1].pop("seed")
+        assert made[0] == made[1]
+        assert (out / "held-out" / dataset.name / "views" / "n2.json").stat().st_mtime_ns < first
+
+
+def test_bits_are_of_every_run_and_proxies_of_what_the_outer_cells_kept(done):
+    out, result = done
+    with (out / "bits_of_runs.csv").open() as file:
+        bits = list(csv.DictReader(file))
+    configs = {read_config(path).identity: read_config(path) for path in run_folders(out)}
+    assert {r["run"] for r in bits} == set(configs)
+    assert len(bits) == 2 * len(configs)
+    with (out / "proxies_of_runs.csv").open() as file:
+        proxies = list(csv.DictReader(file))
+    kept = {name for name, config in configs.items() if config.evaluate_every}
+    ends = {(400, 1), (800, 2)}
+    assert kept == {n for n, c in configs.items() if (c.tags["size"], c.tags["contexts"]) in ends}
+    assert {(r["run"], r["step"]) for r in proxies} == {(name, step) for name in kept for step in "35"}
+    final = {(r["run"], r["proxy"]): r["value"] for r in proxies if r["step"] == "5"}
+    for r in bits:
+        assert final.get((r["run"], f"{r['what']} bits"), r["explained"]) == r["explained"]
+    page = result.report.read_text()
+    for name in ("bits", "proxies", "selection"):
+        assert f", {name}.</strong>" in page
+    assert "Over cells of learner and dataset, action bits" in page
+
+
+def test_a_report_without_the_measures_of_its_runs_is_refused_and_foreign_rows_are_left_out(copy):
+    table = copy / "bits_of_runs.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[-1].replace(lines[-1].split(",")[5], "0123456789ab")]) + "\n")
+    conclude(copy)
+    assert (copy / "report" / "bits_of_runs.csv").read_text().splitlines() == lines
+    table.write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.raises(ValueError, match=r"bits_of_runs\.csv lacks runs"):
+        conclude(copy)
+
+
+def test_a_plan_saved_before_there_were_held_out_data_still_says_what_it_said():
+    saved = json.loads((Path(__file__).parent.parent / "docs" / "smoke" / "design.json").read_text())
+    saved.pop("amendments")
+    for name in ("held_out", "snapshots", "fqe_steps", "distance_episodes"):
+        saved.pop(name, None)
+    plain = replace(SMOKE, held_out=0, snapshots=0, fqe_steps=0, distance_episodes=0)
+    assert Design.from_json(saved | {"hash": plain.hash}).hash == plain.hash
+    assert len({plain.hash, replace(plain, held_out=1).hash, replace(plain, distance_episodes=1).hash}) == 3
+
+
 def test_doing_it_again_repeats_nothing_and_says_the_same(done):
     out, first = done
     before = {path: (path / "DONE").stat().st_mtime_ns for path in run_folders(out)}
@@ -97,7 +180,9 @@ def test_another_design_in_the_same_folder_is_refused(done):
 
 
 def test_a_failing_run_is_reported_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
-    broken = replace(TINY, contexts=(1,), sizes=(400,), draws=1, learners={"bc": {"lr": 1e30}, "iql": {"hidden": (8,)}})
+    broken = replace(
+        TINY, contexts=(1,), sizes=(400,), draws=1, snapshots=0, learners={"bc": {"lr": 1e30}, "iql": {"hidden": (8,)}}
+    )
     with pytest.raises(RunsFailed, match="1 of 2 failed"):
         claim(broken, out=tmp_path / "c", slots=1)
     assert "not finite" in capsys.readouterr().err
@@ -138,6 +223,7 @@ def test_an_interrupted_study_continues(tmp_path):
         ({"contexts": (2, 2)}, "contexts must name each level once"),
         ({"contexts": (2, 50)}, "50 contexts do not fit in 2 episodes"),
         ({"draws": 0}, "draws must be at least 1"),
+        ({"distance_episodes": -1}, "distance_episodes must not be negative"),
     ],
 )
 def test_a_design_that_makes_no_sense_is_refused(change, message):

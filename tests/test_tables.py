@@ -9,7 +9,7 @@ import pytest
 from toolkit.tables import BITS, PROXIES
 
 PROXY = {"learner": "iql", "dataset": "d", "draw": 0, "seed": 0, "checkpoint": 500, "proxy": "FQE"}
-PROXY |= {"value": 1.5, "return": 9}
+PROXY |= {"value": 1.5, "return": 9, "score": 0.5}
 
 
 def write(path, rows):
@@ -35,7 +35,7 @@ def test_every_table_of_the_name_is_read_once(tmp_path):
     [
         ({"value": "high"}, r"proxies_of_runs\.csv:3: value is 'high'; expected a finite number"),
         ({"value": "nan"}, "value is 'nan'; expected a finite number"),
-        ({"value": ""}, "value is ''; expected a finite number"),
+        ({"return": ""}, "return is ''; expected a finite number"),
         ({"seed": "1.5"}, "seed is '1.5'; expected a whole number"),
         ({"proxy": ""}, "proxy is ''; expected text"),
     ],

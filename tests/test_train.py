@@ -20,10 +20,11 @@ import torch
 from toolkit import checkpoint, train
 from toolkit.cli import main
 from toolkit.collect import collect
+from toolkit.compiled import PAYS_FROM, compiled, obstacle
 from toolkit.configure import configure, load_learner
 from toolkit.evaluate import evaluate, rollouts
 from toolkit.records import RunConfig, load, read_config, read_metrics
-from toolkit.registry import suite
+from toolkit.registry import learner, suite
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,59 @@ def test_a_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path, monkeypa
     assert calls == 120
     assert equal(weights(whole), weights(parts))
     assert (whole / "episodes.jsonl").read_bytes() == (parts / "episodes.jsonl").read_bytes()
+
+
+def test_a_compiled_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path, monkeypatch):
+    if problem := obstacle(learner("bc"), "cpu"):
+        pytest.skip(problem)
+    config = configured(store, "bc", compile="on")
+    whole, calls = train.run(config, tmp_path / "whole"), 0
+
+    def interrupted(update):
+        quick = compiled(update)
+
+        def step(batch):
+            nonlocal calls
+            calls += 1
+            if calls == 23:
+                os.kill(os.getpid(), signal.SIGINT)
+            return quick(batch)
+
+        return step
+
+    monkeypatch.setattr(train, "compiled", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, tmp_path / "parts")
+    parts = train.run(config, tmp_path / "parts")
+    assert calls == config.steps
+    assert equal(weights(whole), weights(parts))
+
+
+def test_compiling_is_part_of_a_runs_identity_and_auto_leaves_short_runs_alone(store):
+    plain = configured(store, "bc")
+    assert configured(store, "bc", compile="auto").identity == plain.identity
+    if not obstacle(learner("bc"), "cpu"):
+        assert configured(store, "bc", compile="on").identity != plain.identity
+        assert configured(store, "bc", compile="auto", steps=PAYS_FROM).compiled
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dt", {}, "dt with these options has no update that can be compiled whole"),
+        ("iql", {"dropout": 0.1}, "iql with these options"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_before_it_starts(store, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        configured(store, name, compile="on", options=options)
+
+
+def test_without_a_compiler_on_is_refused_and_auto_does_without(store, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="no C\\+\\+ compiler \\(no-such-compiler\\)"):
+        configured(store, "bc", compile="on")
+    assert not configured(store, "bc", compile="auto", steps=PAYS_FROM).compiled
 
 
 def test_sigkill_while_training_resumes_bit_for_bit(store, tmp_path):

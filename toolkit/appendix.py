@@ -26,6 +26,10 @@ LEVELS = {
     "qualities": "share of episodes played by the expert; the first is the usual one",
     "arms": "what budgets are equal in; the first is the usual one",
     "costs": "measured milliseconds of an update",
+    "held_out": "transitions held out beside each usual dataset",
+    "snapshots": "models kept of a usual run in the least and the top cell, besides the last",
+    "fqe_steps": "updates of fitted Q evaluation a model",
+    "distance_episodes": "episodes a split, watched for their distance to the data, of each usual run in the top cell",
     "hash": "hash of the design",
 }
 

@@ -37,6 +37,7 @@ from toolkit.core import (
 from toolkit.fqe import opened
 from toolkit.given import check_shape
 from toolkit.marginal import Bins, Marginal, choice_bits
+from toolkit.records import RunConfig
 from toolkit.stats import Estimate, student
 from toolkit.store import Mixture, ReplayStore
 from toolkit.store.spaces import BINS
@@ -89,19 +90,35 @@ def run_bits(
 ) -> list[CodeLength]:
     """Code lengths of a trained run on the episodes of a store that it was not trained on; see `code_lengths`.
 
-    Raises ValueError if there are no such episodes, or the data are of another shape than the run's.
+    Raises ValueError if there are no such episodes, or the data are of another shape or suite than the run's.
     """
-    run, learner, _ = load_learner(folder)
+    run, learner, _ = load_learner(folder, device="cpu")
     torch.set_num_threads(run.threads)
     training, given = opened(run, None, None, None), open_data(store, None, view)
+    return code_lengths(learner, training, given, fresh(folder, run, training, given), rows=rows, seed=seed)
+
+
+def fresh(folder: str | Path, run: RunConfig, training: Data, given: Data) -> Array:
+    """Positions (m,) of the episodes of `given` that the run in `folder` was not trained on.
+
+    Raises ValueError if there are none, or the data are of another shape or suite than the run's.
+    """
+    if len(given) == 0:
+        raise ValueError(f"{given.path} holds no episodes; give held-out data of {run.suite or 'the same kind'}")
+    suite = given.schema.environment.get("suite", "")
+    if suite != run.suite:
+        raise ValueError(
+            f"{given.path} holds {suite or 'no suite'}, and {folder} was trained on {run.suite or 'none'}: give "
+            "held-out data of the same suite"
+        )
     check_shape(folder, given.spec, str(given.path))
     known = {bytes(uid) for uid in training.episodes["uid"]}
-    fresh = np.array([i for i, uid in enumerate(given.episodes["uid"]) if bytes(uid) not in known], np.int64)
-    if len(fresh) == 0:
+    found = np.array([i for i, uid in enumerate(given.episodes["uid"]) if bytes(uid) not in known], np.int64)
+    if len(found) == 0:
         raise ValueError(
-            f"{folder} was trained on every episode of {store}; give held-out data: collect with another --seed"
+            f"{folder} was trained on every episode of {given.path}; give held-out data: collect with another --seed"
         )
-    return code_lengths(learner, training, given, fresh, rows=rows, seed=seed)
+    return found
 
 
 def code_lengths(
@@ -112,10 +129,18 @@ def code_lengths(
     At most `rows` transitions are taken, of whole episodes in random order; the marginals are fitted to as many
     as five times that of `training`. A learner without probabilities has exactness "none", and the marginal alone.
     """
-    spec = training.spec
+    return lengths(learner, training.spec, *sample(training, held_out, chosen, rows=rows, seed=seed))
+
+
+def sample(training: Data, held_out: Data, chosen: Array, *, rows: int, seed: int) -> tuple[Rows, Rows]:
+    """What marginals are fitted to, and what is coded: as `code_lengths` takes them."""
     rng = np.random.default_rng(child_seed(seed, "bits"))
     seen = transitions(training, rng.permutation(len(training)), 5 * rows)
-    test = transitions(held_out, rng.permutation(chosen), rows)
+    return seen, transitions(held_out, rng.permutation(chosen), rows)
+
+
+def lengths(learner: Learner, spec: Spec, seen: Rows, test: Rows) -> list[CodeLength]:
+    """Code lengths of actions and of transitions, marginals fitted to `seen`."""
     return [_actions(learner, spec, seen, test), transition_lengths(learner, spec, seen, test)]
 
 

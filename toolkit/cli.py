@@ -19,10 +19,13 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_bits import Bits
+from toolkit.cli_bottlenecks import Bottlenecks
 from toolkit.cli_data import Data
+from toolkit.cli_distance import Distance
 from toolkit.cli_doctor import Completion, Doctor
 from toolkit.cli_figures import Mirror, Plot, Report, tell
 from toolkit.cli_learners import Learners
+from toolkit.cli_proxies import Proxies
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
@@ -290,6 +293,9 @@ def parse(argv: Sequence[str]) -> Command:
         "eval": Eval,
         "fqe": FQE,
         "bits": Bits,
+        "bottlenecks": Bottlenecks,
+        "distance": Distance,
+        "proxies": Proxies,
         "plot": Plot,
         "report": Report,
         "mirror": Mirror,

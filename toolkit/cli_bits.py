@@ -13,8 +13,6 @@ from toolkit.cli_runs import finite
 
 if TYPE_CHECKING:
     from toolkit.bits import CodeLength
-    from toolkit.records import RunConfig
-    from toolkit.tables import Row
 
 
 @dataclass
@@ -42,8 +40,10 @@ class Bits:
 
     def run(self) -> int:
         from toolkit.bits import run_bits
+        from toolkit.measured import bits_row
         from toolkit.plots import to_csv
         from toolkit.records import read_config, replace_text
+        from toolkit.rows_of_runs import place, returns
         from toolkit.tables import BITS
 
         if self.table is not None and self.table.name != BITS.file:
@@ -53,7 +53,10 @@ class Bits:
             lengths = run_bits(folder, self.store, view=self.view, rows=self.rows, seed=self.seed)
             config = read_config(folder)
             found += [(config.learner, config.identity, one) for one in lengths]
-            rows += [drawn(folder, config, one) for one in lengths] if self.table is not None else []
+            if self.table is not None:
+                reached, score = returns(folder)[config.steps]
+                base = place(folder) | {"return": reached, "score": score}
+                rows += [bits_row(base, one) for one in lengths]
         if self.table is not None:
             replace_text(self.table, to_csv(rows))
         if self.json:
@@ -62,24 +65,6 @@ class Bits:
             return 0
         print("\n\n".join(table([each for each in found if each[2].what == what]) for what in WHAT))
         return 0
-
-
-def drawn(folder: Path, config: RunConfig, one: CodeLength) -> Row:
-    """The row of bits_of_runs.csv of one run; its return is that on unseen contexts, if it was evaluated there."""
-    from toolkit.configure import open_data
-    from toolkit.records import load
-    from toolkit.runs import AXES, UNSEEN
-
-    records = load(folder)
-    own = [r.episode_return for r in records if r.split == UNSEEN] or [r.episode_return for r in records]
-    size = config.tags.get("size") or open_data(config.store, config.commit, config.view).transitions
-    cell = " / ".join(f"{config.tags[axis]:,g}" for axis in AXES if axis in config.tags)
-    return {
-        "learner": config.learner, "dataset": f"{config.suite} / {cell}" if cell else config.fingerprint,
-        "draw": config.tags.get("draw", 0), "seed": config.seed, "size": size, "what": one.what,
-        "exactness": one.exactness, "marginal": one.marginal.value,
-        "explained": None if one.explained is None else one.explained.value, "return": sum(own) / len(own),
-    }  # fmt: skip
 
 
 WHAT: dict[Literal["action", "transition"], str] = {

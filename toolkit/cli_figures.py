@@ -19,10 +19,10 @@ class Plot:
     """
 
     runs: Positional[list[Path]]
-    """Runs, folders that hold them, or tables (bits_of_runs.csv, proxies_of_runs.csv) beside or below them."""
+    """Runs, folders that hold them, or tables of commands (bits_of_runs.csv and others) beside or below them."""
     figure: list[str] = field(default_factory=list)
-    """bits, comparison, convergence, curves, heatmap, improvement, pareto, profiles, proxies, scaling, seen_unseen; all
-    that apply by default."""
+    """bits, bottlenecks, comparison, convergence, curves, distance, heatmap, improvement, pareto, profiles, proxies,
+    scaling, seen_unseen, selection; all that apply by default."""
     out: Path = Path("figures")
 
     def run(self) -> int:

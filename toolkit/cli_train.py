@@ -31,6 +31,8 @@ class RunSettings:
     splits: tuple[Literal["seen", "interpolated", "extrapolated"], ...] = ("seen", "interpolated")
     device: DeviceName = "auto"
     threads: int = 1
+    compile: Literal["off", "on", "auto"] = "off"
+    """Compile the update whole: quicker steps after a minute's wait, numbers rounded otherwise. auto: in long runs."""
     tier: Literal["auto", "memory", "mapped", "streaming"] = "auto"
     """Where batches come from; by size against available memory unless told."""
     out: Path = Path("runs")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import plan, tuning, whole
+from toolkit import plan, study_distance, tuning, whole
+from toolkit import study_measures as measures
 from toolkit.design import Dataset, Design, difference
 from toolkit.engines import TaskFailed
 from toolkit.engines.local import Local, map_tasks
@@ -45,6 +46,9 @@ def carry_out(
     clock = Clock(out / "timings.json")
     with clock.phase("collect"):
         _collect(design, datasets, out / "data", slots)
+        if design.held_out:
+            beside = measures.held_out(design, datasets)
+            _collect(design, beside, out / measures.FOLDER, slots, "collect what is held out", measures.make)
     if design.tuning:
         with clock.phase("tune"):
             _tune(design, out / "tuning", slots)
@@ -52,6 +56,12 @@ def carry_out(
     with clock.phase("train and evaluate"):
         configs = list(plan.runs(design, datasets, out / "data", chosen_options(design, out)))
         _train("train and evaluate", configs, out / "runs", slots)
+    if design.held_out:
+        with clock.phase("measure"):
+            _complain(*measures.measure(design, configs, out, slots))
+    if design.distance_episodes:
+        with clock.phase("distance to the data"):
+            _watch(design, configs, out / "runs", slots)
     return design
 
 
@@ -117,11 +127,18 @@ def _priced(design: Design, known: dict[str, float]) -> Design:
     return replace(design, costs=known if set(known) == set(design.learners) else reference_costs(design))
 
 
-def _collect(design: Design, datasets: Sequence[Dataset], data: Path, slots: int) -> None:
-    line = ProgressLine("collect", len(datasets))
+def _collect(
+    design: Design,
+    datasets: Sequence[Dataset],
+    data: Path,
+    slots: int,
+    what: str = "collect",
+    make: Callable[[Design, Dataset, str], None] = plan.make,
+) -> None:
+    line = ProgressLine(what, len(datasets))
     todo = [dataset for dataset in datasets if not plan.whole(dataset, data)]
     line.update(len(datasets) - len(todo))
-    tasks = [(plan.make, (design, dataset, str(data))) for dataset in todo]
+    tasks = [(make, (design, dataset, str(data))) for dataset in todo]
     _drain(tasks, [dataset.name for dataset in todo], slots, line)
 
 
@@ -139,6 +156,13 @@ def _train(what: str, configs: list[RunConfig], out: Path, slots: int) -> None:
     outcome = sweep(configs, out, engine=Local(slots), watch=line.update)
     line.close()
     _complain(len(outcome.failed), len(configs) - outcome.skipped)
+
+
+def _watch(design: Design, configs: Sequence[RunConfig], runs: Path, slots: int) -> None:
+    """Let the runs in the top cell act once more, watched; what is kept already costs little."""
+    names = [config.folder_name for config in study_distance.watched(design, configs)]
+    tasks = [(study_distance.watch, (str(runs / name), design.distance_episodes)) for name in names]
+    _drain(tasks, names, slots, ProgressLine("distance to the data", len(names)))
 
 
 def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from toolkit import checkpoint, feed, registry
+from toolkit.compiled import Compile, decide
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
 from toolkit.given import equip, named_runs
 from toolkit.records import RunConfig, read_config, read_object
@@ -59,6 +60,7 @@ def configure(
     splits: Sequence[str] = ("seen", "interpolated"),
     device: str = "auto",
     threads: int = 1,
+    compile: Compile = "off",
     tags: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     opened: ReplayStore | Mixture | None = None,
@@ -96,6 +98,7 @@ def configure(
         splits=tuple(splits),
         device=resolve_device(device),
         threads=threads,
+        compiled=decide(compile, config, steps, resolve_device(device)),
         tags=dict(tags or {}),
         relabel=relabel,
         tier="streaming" if opened.tier(tier) == "streaming" else tier,  # another stream, so another run

@@ -7,7 +7,7 @@ O observation numbers, A action numbers, G goal numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -208,6 +208,27 @@ class Policy(Protocol):
         """Actions (N, A) float32 within the limits, or (N,) int64 for discrete actions."""
 
 
+@dataclass(frozen=True)
+class Followed:
+    """Where N sequences of H actions lead from each of M states; raw units."""
+
+    obs: Tensor  # (M, N, H, O) float32, after each action
+    reward: Tensor  # (M, N, H) float32
+    end: Tensor  # (M, N, H) float32, the probability that this step ends the episode, if none did before
+
+
+@runtime_checkable
+class Planner(Policy, Protocol):
+    """A policy that ranks action sequences by where a model says they lead; another can be asked in its place."""
+
+    def following(self, follow: Callable[[Tensor], Followed], /) -> Policy:
+        """The same search, its sequences ranked by what `follow` says of actions (M, N, H, A), one-hot if discrete.
+
+        M are the rows of the `Step` that is acted on, whose present states `follow` knows. All that is no prediction
+        stays: the search, its proposals, a reward or a value that was given. There is no doubt to penalise.
+        """
+
+
 @runtime_checkable
 class Reactive(Policy, Protocol):
     """A policy that looks at the present observation alone: it can be evaluated on data, and exported.
@@ -328,6 +349,18 @@ class StateValue(Protocol):
         """Discounted sum of the rewards still to come, in the data's own units; raw obs (N, O) -> (N,)."""
 
 
+@runtime_checkable
+class ActionValue(StateValue, Protocol):
+    """A learner that also says what an action is worth, by its critic; its error of one step is its TD error."""
+
+    @property
+    def discount(self) -> float:
+        """Weight of the next step's value."""
+
+    def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """As `state_value`, if `action` is taken first; raw obs (N, O), action (N, A), one-hot if discrete -> (N,)."""
+
+
 class Reward(Protocol):
     """A reward that is known: a pure function of a step, in the data's units."""
 
@@ -391,6 +424,12 @@ class LearnerConfig:
     paper: ClassVar[str] = ""  # arXiv id
     actions: ClassVar[tuple[Literal["continuous", "discrete"], ...]] = ("continuous",)
     runs: ClassVar[tuple[str, ...]] = ()  # options that name a trained run, or None; the learner is `Assisted` then
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `--compile` may compile its update: it then draws all its random numbers before the first loss,
+        asks no tensor for its value, and changes no rate from step to step."""
+        return False
 
     @property
     def needs(self) -> Needs:

@@ -104,6 +104,10 @@ class Design:
     costs: dict[str, float] = field(default_factory=dict)  # learner -> measured ms an update, for the arm "compute"
     tuning: Tuning | None = None
     notes: tuple[str, ...] = field(default=())  # what this tier can and cannot show
+    held_out: int = 0  # transitions collected beside each usual dataset, to measure bits with; 0: nothing is measured
+    snapshots: int = 0  # models kept of each usual run in the least and the top cell, besides the last, for proxies
+    fqe_steps: int = 0  # updates of fitted Q evaluation a model, one of the proxies; 0 leaves it out
+    distance_episodes: int = 0  # a split, of each usual run in the top cell, watched for its distance to the data
 
     def __post_init__(self) -> None:
         for name in ("tasks", "sizes", "contexts", "coverages", "learners", "qualities", "arms"):
@@ -119,6 +123,13 @@ class Design:
                     f"{max(self.contexts)} contexts do not fit in {least} episodes of {task.suite}; "
                     "every dataset must show all its contexts, so that size and contexts stay separate factors"
                 )
+        if self.distance_episodes < 0:
+            raise ValueError(f"distance_episodes must not be negative, got {self.distance_episodes}")
+        if min(self.held_out, self.snapshots, self.fqe_steps) < 0 or (self.snapshots and not self.held_out):
+            raise ValueError(
+                f"held_out is {self.held_out}, snapshots {self.snapshots} and fqe_steps {self.fqe_steps}; expected "
+                "none below 0, and no snapshots without held-out data to measure them on"
+            )
         if self.tuning and len({len(self.tuning.grid.get(name, [])) for name in self.learners}) != 1:
             counts = {name: len(self.tuning.grid.get(name, [])) for name in self.learners}
             raise ValueError(f"tuning must try as many configurations of every learner, got {counts}")
@@ -151,6 +162,13 @@ class Design:
         for draw, task in product(range(self.draws), self.tasks):
             for (contexts, coverage, quality), found in sizes.items():
                 yield Dataset(task, draw, int(contexts), coverage, quality, tuple(sorted(found)))
+
+    def evaluate_every(self, condition: Condition, cell: Cell) -> int:
+        """Steps between evaluations on the way, each with a snapshot; 0 where a run is evaluated at its end alone."""
+        ends = [tuple(edge(f) for f in (self.sizes, self.contexts, self.coverages)) for edge in (min, max)]
+        if not self.snapshots or condition != self.conditions[0] or cell not in ends:
+            return 0
+        return -(-self.steps // (self.snapshots + 1))
 
     def steps_of(self, learner: str, arm: Arm) -> int:
         """Gradient steps of a learner. At equal compute every learner gets the mean time of the equal updates."""
@@ -186,9 +204,10 @@ class Design:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over everything in the plan, 16 hex digits."""
-        body = json.dumps(asdict(self), sort_keys=True, allow_nan=False)
-        return sha256(body.encode()).hexdigest()[:16]
+        """SHA-256 over everything in the plan, 16 hex digits; what plans once did not have counts where it is used."""
+        later = ("held_out", "snapshots", "fqe_steps", "distance_episodes")
+        plan = {name: value for name, value in asdict(self).items() if value or name not in later}
+        return sha256(json.dumps(plan, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         """The plan in plain words."""

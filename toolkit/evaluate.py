@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from toolkit.store.schema import Schema
 from toolkit.video import filming, need_video
 
 ROWS = 64  # environments stepped together
+Stage = Callable[[Policy, int], tuple[Policy, VectorEnvironment]]
+"""(policy, rows) -> what acts in its place, and so many environments for it, which start episodes in order."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def rollouts(
             calls += 1
             first[:] = False
             playing = np.flatnonzero(running)
-            moves = made.step(playing, _executable(schema, actions[playing]))
+            moves = made.step(playing, executable(schema, actions[playing]))
             show(playing, moves.obs)
             reward[playing] = moves.reward
             returns[playing] += moves.reward
@@ -123,7 +125,7 @@ def rollouts(
     return [outcome for outcome in outcomes if outcome is not None], Pace(acting, calls, n)
 
 
-def _executable(schema: Schema, actions: Array) -> Array:
+def executable(schema: Schema, actions: Array) -> Array:
     """Actions (k, A), or the numbers of k choices, as environments take them. Raises ValueError for others."""
     if schema.action.one_hot or not np.isfinite(actions).all():
         return np.stack([np.asarray(schema.action.executable(action)) for action in actions])  # raises for the first
@@ -131,11 +133,17 @@ def _executable(schema: Schema, actions: Array) -> Array:
 
 
 def evaluate_learner(
-    config: RunConfig, learner: Learner, store: ReplayStore | Mixture, *, step: int | None = None
+    config: RunConfig,
+    learner: Learner,
+    store: ReplayStore | Mixture,
+    *,
+    step: int | None = None,
+    stage: Stage | None = None,
 ) -> tuple[list[Record], Pace]:
     """Act on every split of the configuration, all episodes together; their records, and what acting cost.
 
-    `step` is the number of steps the learner has taken, by default all of them.
+    `step` is the number of steps the learner has taken, by default all of them. A `stage` watches or changes who acts;
+    contexts and seeds are the same.
     """
     if not config.episodes or not config.splits:
         return [], Pace(0.0, 0, 0)
@@ -147,7 +155,14 @@ def evaluate_learner(
         where += [(split, i) for i in range(n)]
     policy = learner.policy(seed=child_seed(config.seed, "policy", config.learner))
     all_contexts = np.concatenate(contexts)
-    outcomes, pace = rollouts(policy, suite, store.schema, all_contexts, seeds)
+    envs = None
+    if stage is not None:
+        policy, envs = stage(policy, min(ROWS, len(all_contexts)))
+    try:
+        outcomes, pace = rollouts(policy, suite, store.schema, all_contexts, seeds, envs=envs)
+    finally:
+        if envs is not None:
+            envs.close()
     recorded = store.episodes["behaviour"] != BEHAVIOUR  # the sum of a rollout's rewards is no return
     behaviour = float(store.episodes["return"][recorded if recorded.any() else ...].mean())
     family = registry.learner(config.learner).family
@@ -213,7 +228,7 @@ def evaluate_timed(
     seed: int | None = None,
 ) -> tuple[list[Record], Pace]:
     """What `evaluate` returns, and what acting cost."""
-    saved, asked, learner, store = _again(folder, episodes, splits, seed)
+    saved, asked, learner, store = again(folder, episodes, splits, seed)
     records, pace = evaluate_learner(asked, learner, store)
     return [replace(record, run=saved.identity, seed=saved.seed) for record in records], pace
 
@@ -235,7 +250,7 @@ def film(
     if count < 1:
         raise ValueError(f"video must be at least 1 episode to film, or 0 for none; got {count}")
     need_video()
-    _, asked, learner, store = _again(folder, episodes, splits, seed)
+    _, asked, learner, store = again(folder, episodes, splits, seed)
     suite, paths = registry.suite(asked.suite), []
     env = suite.make(render=True)
     for split in asked.splits:
@@ -251,10 +266,13 @@ def film(
     return paths
 
 
-def _again(
+def again(
     folder: str | Path, episodes: int | None, splits: Sequence[str] | None, seed: int | None
 ) -> tuple[RunConfig, RunConfig, Learner, ReplayStore | Mixture]:
-    """A finished run's configuration, the same with what is asked for instead, its learner and its data."""
+    """A finished run's configuration, the same with what is asked for instead, its learner and its data.
+
+    Raises ValueError as `evaluate` does.
+    """
     saved = read_config(folder)
     if not (Path(folder) / "DONE").exists():
         raise ValueError(f"{folder} is not finished; give the command that began it again, and it continues")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -18,9 +18,11 @@ import torch
 from toolkit import feed, plan, registry
 from toolkit.collect import collect
 from toolkit.configure import learner_config
-from toolkit.core import Step
+from toolkit.core import Policy, Reactive, Step
 from toolkit.design import Design, Task, Tuning
 from toolkit.evaluate import ROWS
+from toolkit.fqe import FittedQ
+from toolkit.measure import Settings, fqe_config
 from toolkit.store import ReplayStore
 from toolkit.text import aligned
 
@@ -34,6 +36,7 @@ class Prices:
     step: float  # one transition, collected: the environment, the expert and the store
     update: dict[str, float]  # learner -> one update
     act: dict[str, float]  # learner -> one decision for ROWS environments
+    fit: dict[str, float] = field(default_factory=dict)  # learner -> fitted Q of one model, for proxies
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Bill:
     collect: float
     train: float
     evaluate: float
+    measure: float = 0.0
 
 
 def reference_costs(design: Design) -> dict[str, float]:
@@ -56,7 +60,7 @@ def reference_costs(design: Design) -> dict[str, float]:
 
 def prices(design: Design, task: Task, *, acting: bool = True) -> Prices:
     """Measure one task: episodes are collected into a temporary folder, and every learner is built and updated."""
-    update, act = {}, {}
+    update, act, fit = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         first = _sample(design, task, folder, EPISODES).transitions  # pays for starting
         began = time.process_time()
@@ -66,10 +70,10 @@ def prices(design: Design, task: Task, *, acting: bool = True) -> Prices:
         torch.set_num_threads(1)
         try:
             for name in design.learners:
-                update[name], act[name] = _learner(design, name, task, store, acting)
+                update[name], act[name], fit[name] = _learner(design, name, task, store, acting)
         finally:
             torch.set_num_threads(threads)
-    return Prices(step, update, act)
+    return Prices(step, update, act, fit)
 
 
 def _sample(design: Design, task: Task, folder: str, episodes: int) -> ReplayStore:
@@ -83,19 +87,29 @@ def _sample(design: Design, task: Task, folder: str, episodes: int) -> ReplaySto
     )
 
 
-def _learner(design: Design, name: str, task: Task, store: ReplayStore, acting: bool) -> tuple[float, float]:
+def _learner(design: Design, name: str, task: Task, store: ReplayStore, acting: bool) -> tuple[float, ...]:
     config = learner_config(name, plan.options(design, name, {}, task.reward_scale))
     data = feed.training_data(store, config.needs)
     learner = config.build(data.spec, seed=0, device="cpu")
     sampler = feed.sampler(data, config.needs, batch_size=design.batch_size, seed=0)
     update = _seconds(lambda: learner.update(sampler.next()))
     if not acting:
-        return update, 0.0
+        return update, 0.0, 0.0
     policy, obs = learner.policy(seed=0), store.schema.flatten(store.episode(0).obs)
     rows = obs[np.arange(ROWS) % len(obs)]
     moment = Step(rows, np.zeros(ROWS, np.float32), np.zeros(ROWS, bool))
     policy.act(Step(rows, moment.reward, ~moment.first))
-    return update, _seconds(lambda: policy.act(moment))
+    act = _seconds(lambda: policy.act(moment))
+    return update, act, _fitting(policy, store, design.fqe_steps)
+
+
+def _fitting(policy: Policy, store: ReplayStore, steps: int) -> float:
+    """Seconds to fit Q of one model, by far the most of measuring it."""
+    if not steps or not isinstance(policy, Reactive):
+        return 0.0
+    config = fqe_config(Settings(fqe_steps=steps))
+    fitted, sampler = FittedQ(policy, store.spec, config, seed=0), store.sampler(batch_size=config.batch_size, seed=0)
+    return steps * _seconds(lambda: fitted.update(sampler.next()))
 
 
 def _seconds(action: Callable[[], object]) -> float:
@@ -114,14 +128,19 @@ def bill(design: Design, task: Task, price: Prices) -> Bill:
     """Core hours of one task of the study."""
     data = [dataset for dataset in design.datasets() if dataset.task == task]
     transitions = sum(max(dataset.sizes) for dataset in data)
+    transitions += design.held_out * sum(dataset.quality == design.qualities[0] for dataset in data)
     repeats = design.draws * design.seeds
-    updates, runs = 0.0, 0
+    updates, runs, kept = 0.0, 0, 0
     for condition in design.conditions:
         many = len(design.cells(condition)) * repeats
+        kept += sum(design.evaluate_every(condition, cell) > 0 for cell in design.cells(condition)) * repeats
         runs += many * len(design.learners)
         updates += many * sum(design.steps_of(n, condition.arm) * price.update[n] for n in design.learners)
-    evaluate = _evaluation(design, task, price, len(design.splits)) * runs / len(design.learners)
-    return Bill(task.suite, transitions, runs, transitions * price.step / 3600, updates / 3600, evaluate / 3600)
+    every = runs / len(design.learners) + kept * design.snapshots  # evaluations of all learners
+    evaluate = _evaluation(design, task, price, len(design.splits)) * every
+    measure = kept * (design.snapshots + 1) * sum(price.fit.get(name, 0.0) for name in design.learners)
+    hours = (seconds / 3600 for seconds in (transitions * price.step, updates, evaluate, measure))
+    return Bill(task.suite, transitions, runs, *hours)
 
 
 def tuning_bill(design: Design, tuning: Tuning, price: Prices) -> Bill:
@@ -143,12 +162,12 @@ def _evaluation(design: Design, task: Task, price: Prices, splits: int) -> float
 
 def table(design: Design, found: Sequence[tuple[Bill, Prices]], slots: int) -> str:
     """The bill for reading: a line a task, the learners' prices, and the hours in all."""
-    rows = [["task", "transitions", "runs", "collect", "train", "evaluate", "core hours"]]
+    rows = [["task", "transitions", "runs", "collect", "train", "evaluate", "measure", "core hours"]]
     total = 0.0
     for one, _ in found:
-        hours = one.collect + one.train + one.evaluate
+        hours = one.collect + one.train + one.evaluate + one.measure
         total += hours
-        phases = [f"{h:.2f}" for h in (one.collect, one.train, one.evaluate, hours)]
+        phases = [f"{h:.2f}" for h in (one.collect, one.train, one.evaluate, one.measure, hours)]
         rows.append([one.task, f"{one.transitions:,}", f"{one.runs:,}", *phases])
     compute = "compute" in design.arms
     learners = [["learner", "ms an update", "ms to act for 64", *(["steps at equal compute"] if compute else [])]]

@@ -12,8 +12,8 @@ from pathlib import Path
 from toolkit.page import details, round_cell, table
 
 ORDER = (  # in which figures are shown; others follow by name
-    "scaling", "comparison", "improvement", "profiles", "convergence", "heatmap", "seen_unseen", "pareto", "bits",
-    "proxies", "curves",
+    "scaling", "comparison", "improvement", "profiles", "convergence", "heatmap", "seen_unseen", "distance",
+    "bottlenecks", "pareto", "bits", "proxies", "selection", "curves",
 )  # fmt: skip
 
 
@@ -49,11 +49,13 @@ def picture(path: Path, number: int) -> str:
     width = f' style="--width: {float(points[1]) * 4 / 3:.0f}px"' if points else ""
     rows = numbers(path)
     cells = [[*rows[0]], *([round_cell(x) for x in row.values()] for row in rows)] if rows else []
+    finding = known.finding(rows) if known and rows else ""
+    told = f"<p>{escape(finding)}</p>" if finding else ""
     drawn = details("The numbers drawn", table(cells)) if cells else ""
     name = escape(path.stem.replace("seen_unseen", "seen and unseen").replace("_", " "))
     return (
         f'<figure><div class="picture"><img src="data:{kind};base64,{data}" alt="{alt}"{width}></div>'
-        f"<figcaption><strong>Figure {number}, {name}.</strong> {escape(caption)}</figcaption>{drawn}</figure>"
+        f"<figcaption><strong>Figure {number}, {name}.</strong> {escape(caption)}</figcaption>{told}{drawn}</figure>"
     )
 
 

@@ -73,6 +73,7 @@ def runs(design: Design, datasets: Iterable[Dataset], data: Path, choice: Choice
                             batch_size=design.batch_size,
                             seed=dataset.draw * 1000 + seed,
                             episodes=design.episodes,
+                            evaluate_every=design.evaluate_every(condition, cell),
                             splits=design.splits,
                             device="cpu",
                             tags=tags | condition.tags,

@@ -96,13 +96,20 @@ def _fields(kind: type) -> tuple[tuple[str, str, Any], ...]:
     return tuple((item.name, str(item.type), _KINDS[str(item.type)]) for item in dataclasses.fields(kind))
 
 
+_SEEN: set[tuple[type, ...]] = set()  # a dataclass and the types of its fields, found to be right
+
+
 def _checked(value: T) -> T:
     """`value`, a dataclass that was read. Raises TypeError for a field of another type, or a number not finite."""
     body = vars(value)
+    types = (type(value), *map(type, body.values()))
+    if types in _SEEN and all(map(isfinite, (found for found in body.values() if type(found) is float))):
+        return value
     for name, expected, kinds in _fields(type(value)):  # type: ignore[arg-type]
         found = body[name]
         if not isinstance(found, kinds) or (isinstance(found, float) and not isfinite(found)):
             raise TypeError(f"{name} is {found!r}; expected {expected}")
+    _SEEN.add(types)
     return value
 
 
@@ -138,6 +145,7 @@ class RunConfig:
     relabel: str | None = None  # what labelled the data anew, or None as recorded
     tier: str = "auto"  # where batches come from; "streaming" is another stream than the others, which are one
     evaluate_every: int = 0  # steps between evaluations on the way, each with a snapshot; 0: only at the end
+    compiled: bool = False  # whether the update is; its rounding differs
     given: dict[str, Any] = field(default_factory=dict)  # option -> path of a run it names; not part of the identity
 
     def __post_init__(self) -> None:
@@ -163,7 +171,7 @@ class RunConfig:
     @cached_property
     def identity(self) -> str:
         """12 hex digits: the hash of all that decides the result. Where the store lies does not; threads may."""
-        absent = (("relabel", None), ("evaluate_every", 0))
+        absent = (("relabel", None), ("evaluate_every", 0), ("compiled", False))
         left_out = ("store", "given")
         body = {k: v for k, v in self.to_json().items() if k not in left_out and (k, v) not in absent}
         if self.tier != "streaming":
@@ -254,8 +262,15 @@ def write_records(folder: Path, records: Iterable[Record], name: str = "episodes
 
 def read_records(path: Path) -> list[Record]:
     """The records in a file. Raises ValueError naming the line that is not one."""
+    lines = path.read_bytes().splitlines()
+    try:  # all at once is twice as fast as line by line
+        together = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(together) == len(lines):
+            return [_checked(Record(**found)) for found in together]
+    except (ValueError, TypeError, RecursionError):
+        pass
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(_checked(Record(**json.loads(line))))
         except (ValueError, TypeError, RecursionError) as error:
@@ -278,6 +293,11 @@ def mark_done(folder: Path, config: RunConfig) -> None:
     Raises FileExistsError if the run is done already.
     """
     replace_text(folder / "DONE", f"{config.identity}\n{_content(folder)}\n", create_only=True)
+
+
+def done_run(folder: Path) -> str:
+    """The run that DONE names, as records do."""
+    return (folder / "DONE").read_text().split()[0]
 
 
 def verify_done(folder: Path, config: RunConfig) -> None:

@@ -44,6 +44,14 @@ REPEAT = (
     "It collects the data, trains and evaluates every run, and writes this page; interrupted, it continues when given "
     "again. Seeds are part of the design: on the same machine and versions only the times differ."
 )
+AWAY = (
+    "Learners are scored by acting, on contexts that their data never showed too. Runs on the largest, most diverse "
+    "data act again, watched: in the same contexts from the same seeds as in their evaluation, and extrapolated ones."
+)
+MEASURED = (
+    "Measured without acting, on held-out episodes, which no learner was trained on: those of a study are collected as "
+    "its training data are, from another seed."
+)
 ABBREVIATIONS = {
     "bc": "behaviour cloning",
     "cql": "conservative Q-learning",
@@ -160,6 +168,14 @@ def _evidence(a: Analysis, pictures: Mapping[str, str], elsewhere: Mapping[str, 
         "Families on the largest, most diverse data": (_families(a), ("comparison", "improvement", "profiles")),
         "Verdict along each axis": (_axes(a), ("convergence",)),
         "Cells: does the level count, and how far apart are the families": (_cells(a), ("heatmap",)),
+        "Away from the data, and what goes wrong where": (
+            note(AWAY) if {"distance", "bottlenecks"} & set(pictures) else "",
+            ("distance", "bottlenecks"),
+        ),
+        "How many bits are modelled, and what tells a good model": (
+            note(MEASURED) if {"bits", "proxies"} & set(pictures) else "",
+            ("bits", "proxies", "selection"),
+        ),
         "The same question under other conditions": (_elsewhere(elsewhere) if elsewhere else "", ()),
     }
     placed = {name for _, names in tables.values() for name in names}

@@ -87,7 +87,7 @@ def begun(*paths: str | Path) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; give the folder of a run, or one that holds runs")
-        found.update(_below(path))
+        found.update(_below(path) if path.is_dir() else ())  # a table beside runs is none of them
     return sorted(found)
 
 

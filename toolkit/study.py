@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import plan, registry, report, whole
+from toolkit import plan, registry, report, study_distance, whole
+from toolkit import study_measures as measures
 from toolkit.cards import cards
 from toolkit.claim import analyse
 from toolkit.claim.findings import Analysis
@@ -82,7 +83,9 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
         folders = [
             out / "runs" / config.folder_name for config in configs if _condition(config) == design.conditions[0]
         ]
-        figures = plot([*folders, *out.glob("*.csv")], [], out / "report" / "figures", records=main)
+        tables = measures.tables(design, configs, out, partial=partial)
+        tables += study_distance.tables(design, configs, out, partial=partial)
+        figures = plot([*folders, *tables], [], out / "report" / "figures", records=main)
         notes += [
             f"The plan was changed after it was saved: {a['why']} ({'; '.join(a['changes'])})." for a in amendments
         ]

@@ -75,10 +75,12 @@ PROXIES = Table(
     (
         *RUN,
         ("checkpoint", str),  # what else tells models of a cell apart: the step, a hyperparameter
-        ("proxy", str),  # its name: held-out bits, TD error, FQE, ...
-        ("value", float),
+        ("proxy", str),  # its name: action bits, TD error, FQE, ...
+        ("value", float),  # more should be better; empty where the learner has nothing of the kind
         ("return", float),  # of the same checkpoint, mean over evaluation episodes
+        ("score", float),  # the same between a random policy, 0, and the expert, 1
     ),
+    optional=("value",),
 )
 
 BITS = Table(
@@ -93,6 +95,38 @@ BITS = Table(
         ("return", float),
     ),
     optional=("marginal", "explained"),
+)
+
+
+BOTTLENECKS = Table(
+    "bottlenecks_of_runs.csv",
+    (
+        *RUN,
+        ("suite", str),
+        ("split", str),  # contexts acted in
+        ("arm", str),  # what was swapped; `toolkit.recovered.ARMS`
+        ("episodes", int),
+        ("score", float),  # mean over episodes; empty where the arm is n/a
+        ("why", str),  # it is n/a
+        ("error", float),  # the learner's actions less the expert's at the states of the arm; empty where not compared
+    ),
+    optional=("score", "why", "error"),
+)
+
+
+DISTANCES = Table(
+    "distances_of_runs.csv",
+    (
+        *RUN,
+        ("suite", str),
+        ("split", str),  # contexts acted in
+        ("episode", int),
+        ("distance", float),  # of the visited states to the training data, mean over the episode; `toolkit.distance`
+        ("farthest", float),  # the greatest
+        ("return", float),
+        ("score", float),
+        ("neighbours", int),  # it is the distance to the neighbour of this number
+    ),
 )
 
 

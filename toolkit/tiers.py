@@ -27,6 +27,8 @@ SMOKE = Design(
     steps=2000,
     batch_size=128,
     episodes=10,
+    held_out=4_000,
+    distance_episodes=10,
     notes=(
         "The smoke tier proves the plumbing and shows the direction of diversity. With three draws and one training "
         "seed on each it is not meant to decide the claim.",
@@ -79,7 +81,11 @@ STANDARD = Design(
     steps=5000,
     batch_size=256,
     episodes=50,
+    distance_episodes=10,
     grid="star",
+    held_out=10_000,
+    snapshots=3,
+    fqe_steps=2_000,
     qualities=(1.0, 0.5),
     arms=("updates", "compute"),
     tuning=Tuning(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from toolkit import checkpoint, feed
+from toolkit.compiled import compiled
 from toolkit.configure import build, configure, learner_config, open_data, restore, snapshot
 from toolkit.core import Learner, LearnerConfig, child_seed
 from toolkit.engines.local import interrupt_flag
@@ -122,11 +123,19 @@ def _train(
         checkpoint.write(folder / "checkpoint", state | {"seconds": seconds + time.perf_counter() - began})
         replace_json(folder / "state.json", {"step": step, "steps": config.steps})
 
+    update = compiled(learner.update) if config.compiled else learner.update
+    if config.compiled and progress is not None:
+        progress("compile", step, config.steps)
     began = last_save = time.perf_counter()
     path = folder / "metrics.jsonl"
     with naming(path), path.open("a") as log, interrupt_flag() as interrupted:
         while step < config.steps:
-            metrics = learner.update(sampler.next())
+            try:
+                metrics = update(sampler.next())
+            except RuntimeError:
+                if interrupted.is_set():  # a terminal's Ctrl-C stops the compiler as well
+                    raise KeyboardInterrupt from None
+                raise
             step += 1
             if step % LOG_EVERY == 0 or step == config.steps:
                 _log(log, step, metrics, seconds + time.perf_counter() - began)

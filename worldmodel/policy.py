@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from toolkit.core import Array, Given, Reactive, Spec, StateValue, Step, child_seed
 from toolkit.nets import generator
 from worldmodel.doubt import Doubt
+from worldmodel.followed import Follow, FollowedReturn
 from worldmodel.guide import Choose, Clone, PolicyGuide
 from worldmodel.model import EnsembleModel
 from worldmodel.planners import Plan, Score, colour, optimise
@@ -75,6 +77,14 @@ class PlannerPolicy:
         )
         action = self.space.settle(self.plan.mean[:, 0])
         return (action.argmax(-1) if self.discrete else action).cpu().numpy()
+
+    def following(self, follow: Follow) -> PlannerPolicy:
+        """This planner, its sequences led by `follow`; see `toolkit.core.Planner`. Raises TypeError without a model."""
+        if not isinstance(self.score, ImaginedReturn):
+            raise TypeError(f"sequences are scored by {type(self.score).__name__}, which has no model to be replaced")
+        other = copy.copy(self)
+        other.score, other.plan = FollowedReturn(self.score, follow), None
+        return other
 
     def _noise(self, rows: int) -> Iterator[Tensor]:
         """(N, samples, H, A) standard normal for each iteration, coloured over the H steps."""

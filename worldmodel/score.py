@@ -80,17 +80,25 @@ class ImaginedReturn:
         if self.reward is not None:
             each = (part.flatten(0, 2) for part in (states[:-1], dealt, states[1:]))
             reward = self.reward(*each).view_as(reward)
-        alive = torch.cat([torch.ones_like(end[:1]), (1 - end).cumprod(0)])  # (H + 1, E, G)
-        weight = self.discounts * alive
-        total = (weight[:-1] * reward).sum(0)
-        if self.value is not None:
-            total = total + weight[-1] * self.value(states[-1].flatten(0, 1)).view_as(total)
+        total, weight = self.worth(states[-1], reward, end)
         doubtful = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
         if self.doubt is not None:
             doubt = self.doubt(self.imagine, path[:-1])  # (H, E, G)
             total = total - self.penalty * (weight[:-1] * doubt).sum(0)
             doubtful = (gather(doubt.amax(0)) > self.doubt.limit).any(1)
         return gather(total).mean(-1), doubtful
+
+    def worth(self, last: Tensor, reward: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """Discounted reward while alive, and the value of the `last` state reached (..., O).
+
+        reward and end (H, E, G) -> (E, G), and the weights (H + 1, E, G) of each step and of what follows.
+        """
+        alive = torch.cat([torch.ones_like(end[:1]), (1 - end).cumprod(0)])
+        weight = self.discounts * alive
+        total = (weight[:-1] * reward).sum(0)
+        if self.value is not None:
+            total = total + weight[-1] * self.value(last.flatten(0, 1)).view_as(total)
+        return total, weight
 
 
 def goal_reward(achieved: tuple[int, ...], goal_dim: int, std: Tensor) -> Reward:

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from toolkit.core import Array
 
 if TYPE_CHECKING:
+    from toolkit.envs._simulator import Simulator
     from toolkit.envs._vector import VectorEnvironment
 
 Split = Literal["train", "interpolated", "extrapolated"]
@@ -115,6 +116,10 @@ class Suite(ABC):
         from toolkit.envs._vector import Singles
 
         return Singles([self.make() for _ in range(rows)])
+
+    def simulator(self) -> Simulator | None:
+        """The suite's dynamics from any state, for trying actions and taking them back; None where that cannot be."""
+        return None
 
     @cached_property
     def action_space(self) -> gym.Space:

@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 from toolkit.core import Array, child_seed
 from toolkit.envs import Split, check_split
-from toolkit.envs._locomotion_rows import LocomotionRows
+from toolkit.envs._locomotion_rows import LocomotionRows, LocomotionStates
 from toolkit.envs._measure import read_context
 from toolkit.envs._mujoco import make_mujoco
 from toolkit.envs._trained import TrainedSuite
@@ -67,6 +67,10 @@ class Locomotion(TrainedSuite):
     def batch(self, rows: int) -> VectorEnvironment:
         """`rows` runners stepped in MuJoCo directly, bit for bit as single ones."""
         return LocomotionRows(self, LocomotionEnv(self), rows)
+
+    def simulator(self) -> LocomotionStates:
+        """One runner for any number of states."""
+        return LocomotionStates(self, LocomotionEnv(self))
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64, one column for each of `context_names`. Train and interpolated are disjoint in mass."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.core import Array
+from toolkit.envs._simulator import MujocoStates
 from toolkit.envs._vector import Moves, MujocoRows
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class PointMazeRows:
             position[i], self._velocity[row] = self._physics.place(row, made, self._inner.data)
             self._goal[row] = self._env.get_wrapper_attr("goal")
         self.steps[rows] = 0
-        return self._observed(position, self._velocity[rows], self._goal[rows])
+        return _observed(position, self._velocity[rows], self._goal[rows])
 
     def step(self, rows: Array, actions: Array) -> Moves:
         """One step of the named rows under forces (k, 2), clipped to -1..1 as the environment does."""
@@ -46,25 +47,59 @@ class PointMazeRows:
         position, velocity = self._physics.step(rows, forces, frames=self._inner.frame_skip, velocity=slowed)
         self._velocity[rows] = velocity
         self.steps[rows] += 1
-        goal = self._goal[rows]
-        gap = position - goal
-        distance = np.linalg.norm(gap, axis=-1)
-        reached = distance <= NEAR
-        for i in np.flatnonzero(np.abs(distance - NEAR) < 1e-9).tolist():  # the environment's norm may round otherwise
-            reached[i] = np.linalg.norm(gap[i]) <= NEAR
-        return Moves(
-            self._observed(position, velocity, goal),
-            np.exp(-distance) - 1.0,
-            reached,
-            self.steps[rows] >= self._limit,
-            reached.copy(),
-        )
+        return _moves(position, velocity, self._goal[rows], self.steps[rows] >= self._limit)
 
     def close(self) -> None:
         """Close the environment that resets."""
         self._env.close()
 
-    @staticmethod
-    def _observed(position: Array, velocity: Array, goal: Array) -> dict[str, Array]:
-        seen = np.concatenate([position, velocity], axis=1, dtype=np.float32, casting="same_kind")
-        return {"observation": seen, "desired_goal": goal.astype(np.float32)}
+
+class PointMazeStates:
+    """`toolkit.envs._simulator.Simulator`; a state is the goal, the speed, the steps done, and MuJoCo's own state."""
+
+    OWN = 5  # numbers before MuJoCo's
+
+    def __init__(self, suite: PointMaze) -> None:
+        self._limit, self._env = suite.max_steps, suite.make()
+        self._inner = self._env.get_wrapper_attr("point_env")
+        self._physics = MujocoStates(self._inner.model)
+
+    def start(self, contexts: Array, seeds: Sequence[int]) -> tuple[Array, dict[str, Array]]:
+        """Every start goes through the environment's own reset."""
+        states = []
+        for context, seed in zip(contexts, seeds, strict=True):
+            self._env.reset(seed=int(seed), options={"context": context})
+            made, data = self._inner.model, self._inner.data
+            own = [*self._env.get_wrapper_attr("goal"), *data.qvel, 0.0]
+            states.append(np.concatenate([own, self._physics.take(made, data), data.qpos]))
+        found = np.array(states)
+        return found[:, :-2], _observed(found[:, -2:], found[:, 2:4], found[:, :2])
+
+    def step(self, states: Array, actions: Array) -> tuple[Array, Moves]:
+        """Forces (k, 2), clipped to -1..1 as the environment does."""
+        slowed, forces = np.clip(states[:, 2:4], -FASTEST, FASTEST), np.clip(actions, -1.0, 1.0)
+        physics, position, velocity = self._physics.step(
+            states[:, self.OWN :], forces, frames=self._inner.frame_skip, velocity=slowed
+        )
+        goal, done = states[:, :2], states[:, 4] + 1
+        after = np.column_stack([goal, velocity, done, physics])
+        return after, _moves(position, velocity, goal, done >= self._limit)
+
+    def close(self) -> None:
+        """Close the environment that resets."""
+        self._env.close()
+
+
+def _moves(position: Array, velocity: Array, goal: Array, late: Array) -> Moves:
+    """What the maze says of k balls at `position` (k, 2)."""
+    gap = position - goal
+    distance = np.linalg.norm(gap, axis=-1)
+    reached = distance <= NEAR
+    for i in np.flatnonzero(np.abs(distance - NEAR) < 1e-9).tolist():  # the environment's norm may round otherwise
+        reached[i] = np.linalg.norm(gap[i]) <= NEAR
+    return Moves(_observed(position, velocity, goal), np.exp(-distance) - 1.0, reached, late, reached.copy())
+
+
+def _observed(position: Array, velocity: Array, goal: Array) -> dict[str, Array]:
+    seen = np.concatenate([position, velocity], axis=1, dtype=np.float32, casting="same_kind")
+    return {"observation": seen, "desired_goal": goal.astype(np.float32)}

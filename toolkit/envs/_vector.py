@@ -6,7 +6,7 @@ Nothing resets behind the caller's back: a row that has ended waits until `reset
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -100,7 +100,7 @@ class MujocoRows:
         self.models = [copy.copy(model) for _ in range(rows)]
         self._data = [mujoco.MjData(own) for own in self.models]
         self._qpos, self._qvel = [d.qpos for d in self._data], [d.qvel for d in self._data]  # views: no look-ups later
-        self._ctrl = [d.ctrl for d in self._data]
+        self._ctrl, self._advance = [d.ctrl for d in self._data], advancing(mujoco)
         self._state = np.zeros(mujoco.mj_stateSize(model, self._everything))
 
     def place(self, row: int, model: Any, data: Any) -> tuple[Array, Array]:
@@ -120,19 +120,29 @@ class MujocoRows:
         there, the solver starts from that state under the controls of the step before. (mj_forward leaves all that
         depends on position and velocity in place, so mj_step2 suffices after it; it knows no Runge-Kutta.)
         """
-        forward, first, more = self._mujoco.mj_forward, self._mujoco.mj_step2, self._mujoco.mj_step
         named = rows.tolist()
-        if velocity is None:
-            for row, control in zip(named, controls, strict=True):
-                self._ctrl[row][:] = control
-                more(self.models[row], self._data[row], frames)
-        else:
-            for row, control, speed in zip(named, controls, velocity, strict=True):
-                model, data = self.models[row], self._data[row]
-                self._qvel[row][:] = speed
-                forward(model, data)
-                self._ctrl[row][:] = control
-                first(model, data)
-                if frames > 1:
-                    more(model, data, frames - 1)
+        slowed = [None] * len(named) if velocity is None else velocity
+        for row, control, speed in zip(named, controls, slowed, strict=True):
+            self._advance(self.models[row], self._data[row], self._ctrl[row], self._qvel[row], control, frames, speed)
         return np.array([self._qpos[row] for row in named]), np.array([self._qvel[row] for row in named])
+
+
+def advancing(mujoco: Any) -> Callable[..., None]:
+    """What `MujocoRows.step` does to one row: (model, data, views of its ctrl and qvel, control, frames, speed)."""
+    forward, first, more = mujoco.mj_forward, mujoco.mj_step2, mujoco.mj_step
+
+    def advance(
+        model: Any, data: Any, ctrl: Array, qvel: Array, control: Array, frames: int, speed: Array | None
+    ) -> None:
+        if speed is None:
+            ctrl[:] = control
+            more(model, data, frames)
+            return
+        qvel[:] = speed
+        forward(model, data)
+        ctrl[:] = control
+        first(model, data)
+        if frames > 1:
+            more(model, data, frames - 1)
+
+    return advance

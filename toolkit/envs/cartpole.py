@@ -10,6 +10,7 @@ but with shorter and heavier poles, more gravity and weaker pushes than training
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
@@ -20,6 +21,7 @@ from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import main, read_context
 from toolkit.envs._render import need_pygame
+from toolkit.envs._vector import Moves
 
 LEAN = 0.08
 """Start angles lie within plus or minus this [rad]; the episode ends beyond 0.209."""
@@ -77,6 +79,10 @@ class CartPole(Suite):
         Drawing needs pygame.
         """
         return CartPoleEnv(self, render=render)
+
+    def simulator(self) -> CartPoleStates:
+        """Gymnasium's equations over many states at once."""
+        return CartPoleStates(self)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 8) float64, one column for each of `context_names`. Train and interpolated are disjoint in theta0."""
@@ -165,6 +171,38 @@ class CartPoleEnv(gym.Wrapper):
         """Gymnasium's step; info["success"] tells whether the pole is still up."""
         obs, reward, terminated, truncated, info = self.env.step(int(action))
         return {"observation": obs}, reward, terminated, truncated, info | {"success": not terminated}
+
+
+class CartPoleStates:
+    """`toolkit.envs._simulator.Simulator`; a state is x, its speed, theta, its speed, l, m, g, force, steps done."""
+
+    STEP, CART, EDGE, FALLEN = 0.02, 1.0, 2.4, 12 * 2 * np.pi / 360  # s, kg, m, rad
+
+    def __init__(self, suite: CartPole) -> None:
+        self.suite = suite
+
+    def start(self, contexts: Array, seeds: Sequence[int]) -> tuple[Array, dict[str, Array]]:
+        """A cart's start is its context alone."""
+        read = np.array([context_array(context, self.suite.context_names) for context in contexts])
+        states = np.column_stack([read, np.zeros(len(read))])
+        return states, {"observation": states[:, :4].astype(np.float32)}
+
+    def step(self, states: Array, actions: Array) -> tuple[Array, Moves]:
+        """Pushes (k,): 0 left, 1 right."""
+        x, speed, theta, turn, l, m, g, size, done = states.T  # noqa: E741
+        force, total = np.where(actions == 1, size, -size), m + self.CART
+        cos, sin = np.cos(theta), np.sin(theta)
+        push = (force + m * l * np.square(turn) * sin) / total
+        turning = (g * sin - cos * push) / (l * (4.0 / 3.0 - m * np.square(cos) / total))
+        pushing = push - m * l * turning * cos / total
+        moved = [x + self.STEP * speed, speed + self.STEP * pushing, theta + self.STEP * turn]
+        after = np.column_stack([*moved, turn + self.STEP * turning, states[:, 4:8], done + 1])
+        over = (np.abs(after[:, 0]) > self.EDGE) | (np.abs(after[:, 2]) > self.FALLEN)
+        shown = {"observation": after[:, :4].astype(np.float32)}
+        return after, Moves(shown, np.ones(len(after)), over, done + 1 >= self.suite.max_steps, ~over)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 SUITE = CartPole()

@@ -10,7 +10,7 @@ contexts have a start angle from the training bands, but more gravity and more m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
@@ -21,6 +21,7 @@ from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, Task, check_split, context_array
 from toolkit.envs._measure import main, read_context
 from toolkit.envs._render import need_pygame
+from toolkit.envs._vector import Moves
 
 BANDS = 16
 HELD_BACK = (2, 6, 10, 14)
@@ -78,6 +79,10 @@ class Pendulum(Suite):
         Drawing needs pygame.
         """
         return PendulumEnv(self, render=render)
+
+    def simulator(self) -> PendulumStates:
+        """Gymnasium's equations over many states at once."""
+        return PendulumStates(self)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64: theta0, thetadot0, g, m, l. Train and interpolated are disjoint in theta0's band."""
@@ -167,6 +172,42 @@ class PendulumEnv(gym.Wrapper):
         """Gymnasium's step; info["success"] tells whether it ended upright and slow."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return {"observation": obs}, reward, terminated, truncated, info | {"success": _upright(obs)}
+
+
+class PendulumStates:
+    """`toolkit.envs._simulator.Simulator`; a state is theta, its speed, 3 g / (2 l), 3 / (m l^2) and the steps done."""
+
+    STEP, FASTEST, TORQUE = 0.05, 8.0, 2.0  # s, rad/s, N m
+
+    def __init__(self, suite: Pendulum) -> None:
+        self.suite = suite
+
+    def start(self, contexts: Array, seeds: Sequence[int]) -> tuple[Array, dict[str, Array]]:
+        """A pendulum's start is its context alone."""
+        read = [context_array(context, self.suite.context_names).tolist() for context in contexts]
+        states = np.array([[th, speed, 3 * g / (2 * l), 3.0 / (m * l**2), 0] for th, speed, g, m, l in read])  # noqa: E741
+        return states, {"observation": self._observed(states)}
+
+    def step(self, states: Array, actions: Array) -> tuple[Array, Moves]:
+        """Torques (k, 1) [N m], clipped as the environment does."""
+        theta, speed, pull, push, done = states.T
+        torque = np.clip(actions[:, 0], -self.TORQUE, self.TORQUE).astype(np.float32)  # as Gymnasium rounds
+        away = (theta + np.pi) % (2 * np.pi) - np.pi
+        reward = -(away**2 + 0.1 * speed**2 + 0.001 * torque**2)
+        speed = speed + (pull * np.sin(theta) + push.astype(np.float32) * torque) * self.STEP
+        speed = np.clip(speed, -self.FASTEST, self.FASTEST)
+        after = np.column_stack([theta + speed * self.STEP, speed, pull, push, done + 1])
+        shown, never = self._observed(after), np.zeros(len(after), bool)
+        top = np.abs(np.arctan2(shown[:, 1], shown[:, 0])) < 0.2
+        still = np.abs(shown[:, 2]) < 0.5
+        return after, Moves({"observation": shown}, reward, never, done + 1 >= self.suite.max_steps, top & still)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @staticmethod
+    def _observed(states: Array) -> Array:
+        return np.column_stack([np.cos(states[:, 0]), np.sin(states[:, 0]), states[:, 1]]).astype(np.float32)
 
 
 def _upright(observation: Array) -> bool:

@@ -30,7 +30,7 @@ from gymnasium import spaces
 from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, Task, check_split, context_array
 from toolkit.envs._measure import main, read_context
-from toolkit.envs._pointmaze_rows import PointMazeRows
+from toolkit.envs._pointmaze_rows import PointMazeRows, PointMazeStates
 from toolkit.envs._render import need_opengl
 from toolkit.envs._vector import VectorEnvironment
 
@@ -122,6 +122,10 @@ class PointMaze(Suite):
     def batch(self, rows: int) -> VectorEnvironment:
         """`rows` mazes stepped in MuJoCo directly, bit for bit as single ones."""
         return PointMazeRows(self, rows)
+
+    def simulator(self) -> PointMazeStates:
+        """One maze for any number of states."""
+        return PointMazeStates(self)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated are disjoint in the goal."""

@@ -11,6 +11,7 @@ targets in the training sectors, but farther out, with weaker motors and more da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, SupportsFloat, cast
 
 import gymnasium as gym
@@ -21,6 +22,7 @@ from toolkit.core import Array, child_seed
 from toolkit.envs import Behaviour, Reference, Split, Suite, check_split, context_array
 from toolkit.envs._measure import main, read_context
 from toolkit.envs._mujoco import make_mujoco
+from toolkit.envs._vector import Moves
 
 UPPER, LOWER = 0.1, 0.11
 """Lengths of the arm's two links [m], the second to the middle of the tip."""
@@ -75,6 +77,10 @@ class Reacher(Suite):
         (2,): the target's x, y [m]. The action (2,) in -1..1 is the joints' torque. Drawing needs OpenGL.
         """
         return ReacherEnv(self, render=render)
+
+    def simulator(self) -> ReacherStates:
+        """One arm for any number of states."""
+        return ReacherStates(self)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated differ in the sector."""
@@ -176,18 +182,63 @@ class ReacherEnv(gym.Wrapper):
         arm.goal = radius * np.array([np.cos(direction), np.sin(direction)])
         arm.set_state(np.array([*joints, *arm.goal]), np.zeros(4))
         obs = arm._get_obs()
-        return self._split(obs), info | {"success": _near(obs)}
+        return self.split(obs), info | {"success": _near(obs)}
 
     def step(self, action: Any) -> tuple[dict[str, Array], SupportsFloat, bool, bool, dict[str, Any]]:
         """Gymnasium's step; info["success"] tells whether the tip is on the target."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._split(obs), float(reward), terminated, truncated, info | {"success": _near(obs)}
+        return self.split(obs), float(reward), terminated, truncated, info | {"success": _near(obs)}
 
-    def _split(self, obs: Array) -> dict[str, Array]:
+    def split(self, obs: Array) -> dict[str, Array]:
         """Gymnasium's (10,): cos, sin, target, speeds, tip minus target, to ours."""
         target = obs[4:6]
         own = np.concatenate([obs[:4], obs[6:8], obs[8:] + target])
         return {"observation": own.astype(np.float32), "desired_goal": target.astype(np.float32)}
+
+
+class ReacherStates:
+    """`toolkit.envs._simulator.Simulator`; a state is gear and damping scale, steps done, and MuJoCo's own state."""
+
+    def __init__(self, suite: Reacher) -> None:
+        import mujoco
+
+        self._mujoco, self._everything = mujoco, mujoco.mjtState.mjSTATE_INTEGRATION
+        self.suite, self.env = suite, ReacherEnv(suite)
+        self.env.reset(seed=0)
+
+    def start(self, contexts: Array, seeds: Sequence[int]) -> tuple[Array, dict[str, Array]]:
+        """Every start goes through the environment's own reset."""
+        states, shown = [], []
+        for context, seed in zip(contexts, seeds, strict=True):
+            shown.append(self.env.reset(seed=int(seed), options={"context": context})[0])
+            states.append(np.concatenate([context[-2:], [0.0], self._read()]))
+        return np.array(states), {key: np.stack([obs[key] for obs in shown]) for key in self.suite.roles}
+
+    def step(self, states: Array, actions: Array) -> tuple[Array, Moves]:
+        """Torques (k, 2)."""
+        arm, after, shown, reward, near = self.env.arm, states.copy(), [], [], []
+        for i, (gear, damping, *_) in enumerate(states.tolist()):
+            arm.model.actuator_gear[:], arm.model.dof_damping[:] = self.env.gear * gear, self.env.damping * damping
+            self._mujoco.mj_setState(arm.model, arm.data, states[i, 3:], self._everything)
+            obs, paid, *_ = arm.step(actions[i])
+            after[i, 2:] = [states[i, 2] + 1, *self._read()]
+            shown.append(self.env.split(obs))
+            reward.append(float(paid))
+            near.append(_near(obs))
+        never = np.zeros(len(states), bool)
+        seen = {key: np.stack([obs[key] for obs in shown]) for key in self.suite.roles}
+        late = after[:, 2] >= self.suite.max_steps
+        return after, Moves(seen, np.array(reward), never, late, np.array(near))
+
+    def close(self) -> None:
+        """Close the arm."""
+        self.env.close()
+
+    def _read(self) -> Array:
+        model, data = self.env.arm.model, self.env.arm.data
+        state = np.zeros(self._mujoco.mj_stateSize(model, self._everything))
+        self._mujoco.mj_getState(model, data, state, self._everything)
+        return state
 
 
 def _near(obs: Array) -> bool:

@@ -57,6 +57,17 @@ class Figure:
     size: Callable[[list[Row]], tuple[float, float]] = lambda rows: (4.6, 3.2)  # inches of one panel
     shared: bool = True  # panels have the same axes
     reads: Literal["records", "folders"] | Table = "records"  # evaluation records, runs' folders, or rows of a table
+    finding: Callable[[Sequence[dict[str, str]]], str] = lambda rows: (
+        ""
+    )  # rows of its CSV -> what they say, for the report
+
+
+class Folders(list[Path]):
+    """Folders of finished runs, with the records that have been read from them and perhaps named anew."""
+
+    def __init__(self, folders: Iterable[Path], records: Sequence[Any]) -> None:
+        super().__init__(folders)
+        self.records = records
 
 
 def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int = 160) -> list[Path]:
@@ -116,7 +127,7 @@ def plot(
     folders = run_folders(*paths)
     if records is None:
         records = load(*folders) if folders else []
-    inputs: dict[Any, Sequence[Any]] = {"records": records, "folders": folders}
+    inputs: dict[Any, Sequence[Any]] = {"records": records, "folders": Folders(folders, records)}
     inputs |= {f.reads: f.reads.read(*paths) for f in chosen if isinstance(f.reads, Table)}
     if not any(map(len, inputs.values())):
         load(*paths)  # raises, and says what a finished run is

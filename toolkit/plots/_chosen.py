@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from toolkit.records import Record, load
+from toolkit.plots import Folders
+from toolkit.records import Record, done_run, load
 from toolkit.runs import Run, describe, extreme_cells, run_table
 from toolkit.stats import Array
 
+MOST = 30  # learners in a figure that gives each a panel, or a line and a column
 PREFERRED = ("interpolated", "seen", "extrapolated")
 
 
@@ -56,9 +60,12 @@ def paired(runs: Sequence[Run], split: str) -> dict[str, Array]:
     learners, suites = sorted({r.learner for r in runs}), sorted({r.suite for r in runs})
     scores = {(r.learner, r.suite, r.draw, r.seed): r.scores[split] for r in runs}
     draws = sorted({r.draw for r in runs})
+    found_seeds: dict[tuple[str, str, Any], list[int]] = defaultdict(list)
+    for name, suite, draw, seed in sorted(scores):
+        found_seeds[name, suite, draw].append(seed)
 
-    def seeds(learner: str, suite: str, draw: int) -> list[int]:
-        return sorted(k[3] for k in scores if k[:3] == (learner, suite, draw))
+    def seeds(learner: str, suite: str, draw: Any) -> list[int]:
+        return found_seeds.get((learner, suite, draw), [])
 
     shared = [d for d in draws if all(seeds(n, t, d) for n in learners for t in suites)]
     counts = {len(seeds(n, t, d)) for n in learners for t in suites for d in shared}
@@ -73,7 +80,15 @@ def paired(runs: Sequence[Run], split: str) -> dict[str, Array]:
     return {name: array(name) for name in learners}
 
 
+def check_readable(figure: str, learners: int) -> None:
+    """Raises ValueError if so many learners, each with a panel or a line of its own, could not be told apart."""
+    if learners > MOST:
+        raise ValueError(
+            f"{figure} shows at most {MOST} learners, to be readable; there are {learners}: plot some of the runs"
+        )
+
+
 def loaded(folders: Sequence[Path]) -> tuple[list[Record], dict[str, Path]]:
-    """Records of finished runs, and which folder each run's are from."""
-    each = {folder: load(folder) for folder in folders}
-    return [r for found in each.values() for r in found], {found[0].run: folder for folder, found in each.items()}
+    """Records of finished runs, as their caller named them, and which folder each run's are from."""
+    records = folders.records if isinstance(folders, Folders) else load(*folders)
+    return list(records), {done_run(folder): folder for folder in folders}

@@ -58,18 +58,29 @@ def _mean(rows: Sequence[Row], key: str, within: str = "", unit: int = 0) -> flo
     return float(np.mean(found)) if found else float("nan")
 
 
-def _panels(rows: list[Row]) -> list[tuple[str, str]]:
-    """(what, against) of each panel; what no learner has bits for is left out."""
+def _suite(row: Row) -> str:
+    """The beginning of "pendulum / 2,000 / 2 / 0.1"; empty where a dataset is called otherwise."""
+    first, mark, _ = row["dataset"].partition(" / ")
+    return first if mark and not first[0].isdigit() else ""
+
+
+def _panels(rows: list[Row]) -> list[tuple[str, str, str]]:
+    """(what, against, suite) of each panel; what no learner has bits for is left out.
+
+    Returns of several suites have no common scale, and their bits no common size: then each has panels against size.
+    """
     told = [what for what in WHAT if any(r["what"] == what and r["exactness"] != "none" for r in rows)]
-    return [(what, key) for what in told for key in AGAINST]
+    suites = sorted({_suite(r) for r in rows})
+    return [(what, key, suite) for what in told for suite in suites for key in [*AGAINST][: 1 if suites[1:] else 2]]
 
 
 def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     """Exact values are filled, bounds open with an arrow; a grey dash is what there is to explain."""
     looks = look([r["learner"] for r in rows])
     names = sorted(looks)
-    for ax, (what, key) in zip(axes, _panels(rows), strict=True):
-        own = [r for r in rows if r["what"] == what]
+    several = len({_suite(r) for r in rows}) > 1
+    for ax, (what, key, suite) in zip(axes, _panels(rows), strict=True):
+        own = [r for r in rows if r["what"] == what and _suite(r) == suite]
         told = [r for r in own if r["exactness"] != "none"]
         for r in told:
             colour, marker = looks[r["learner"]]
@@ -86,7 +97,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
                             arrowprops={"arrowstyle": "<-", "color": colour, "lw": 1.0})  # fmt: skip
             ax.plot([x], [r["explained"]], marker, color=colour, mfc=colour if exact else "white", mew=1.3, ms=6)
         absent = [n for n in names if all(r["exactness"] == "none" for r in own if r["learner"] == n)]
-        ax.set_title(WHAT[what] + (f"\nn/a: {', '.join(absent)}" if absent else ""), loc="left", fontsize=9)
+        title = f"{suite}: {what}" if several else WHAT[what] + (f"\nn/a: {', '.join(absent)}" if absent else "")
+        ax.set_title(title, loc="left", fontsize=9)
         ax.axhline(0, color="#555555", lw=0.8)
         ax.margins(0.12)
         most = "marginal" if key == "size" else "explained"
@@ -102,13 +114,37 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
             ax.set_xticks([], minor=True)
             ax.set_ylabel("bits explained a transition")
     figure = axes[0].figure
-    figure.suptitle(f"Bits explained, held-out episodes\n{counts(rows, 'point')}", x=0.01, ha="left", fontsize=10)  # type: ignore[union-attr]
+    without = [n for n in names if all(r["exactness"] == "none" for r in rows if r["learner"] == n)] if several else []
+    nobody = f"; n/a: {', '.join(without)}" if without else ""
+    figure.suptitle(
+        f"Bits explained, held-out episodes\n{counts(rows, 'point')}{nobody}", x=0.01, ha="left", fontsize=10
+    )  # type: ignore[union-attr]
     for name in (n for n in names if any(r["learner"] == n and r["exactness"] != "none" for r in rows)):
         axes[0].plot([], [], looks[name][1], color=looks[name][0], ms=6, label=name)
     axes[0].plot([], [], "_", color="#777777", ms=8, label="all there is to explain")
     if any(r["exactness"] == "bound" for r in rows):
         axes[0].plot([], [], "o", color="#555555", mfc="white", mew=1.3, label="open, arrow: a bound, maybe more")
     figure.legend(loc="outside lower center", ncols=3)  # type: ignore[union-attr, call-arg]
+
+
+def finding(rows: Sequence[dict[str, str]]) -> str:
+    """In how many cells bits are surely explained, and who explains most and least."""
+    told = []
+    for what, words in WHAT.items():
+        own = [r for r in rows if r["what"] == what and r["explained"]]
+        if not own:
+            continue
+        sure = sum(isfinite(float(r["low"])) and float(r["low"]) > 0 for r in own)
+        most, least = (edge(own, key=lambda r: float(r["explained"])) for edge in (max, min))
+        ends = (
+            f"{float(r['explained']):z.2f} of {float(r['marginal']):.2f} bits by {r['learner']} on {r['dataset']}"
+            for r in (most, least)
+        )
+        told.append(
+            f"{words[0].upper()}{words[1:]}: surely explained in {sure} of {len(own)} cells of learner and dataset, "
+            f"from {' down to '.join(ends)}."
+        )
+    return " ".join(told)
 
 
 FIGURE = Figure(
@@ -124,4 +160,5 @@ FIGURE = Figure(
     size=lambda rows: (3.3, 3.2),
     shared=False,
     reads=BITS,
+    finding=finding,
 )

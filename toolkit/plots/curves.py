@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.plots import COLOURS, Figure, Row, counts, look
-from toolkit.plots._chosen import decisive, loaded
+from toolkit.plots._chosen import check_readable, decisive, loaded
 from toolkit.records import Record, read_metrics
 from toolkit.runs import Run
 
@@ -25,10 +25,11 @@ def rows(folders: Sequence[Path]) -> list[Row]:
     """One row a learner, logged number and step: median and quartiles over the runs on the largest, most diverse data.
 
     The score is there if runs were evaluated at several steps. Of a learner that logs losses only these are shown.
-    Raises ValueError if no run has logged anything.
+    Raises ValueError if no run has logged anything, or for too many learners.
     """
     records, own = loaded(folders)
     runs, split, where = decisive(records)
+    check_readable("curves", len({r.learner for r in runs}))
     values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     _score(records, runs, split, values)
     for run in runs:

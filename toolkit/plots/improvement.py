@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.plots import Figure, Row, counts
-from toolkit.plots._chosen import contexts_of, decisive, paired
+from toolkit.plots._chosen import check_readable, contexts_of, decisive, paired
 from toolkit.records import Record
 
 if TYPE_CHECKING:
@@ -22,13 +22,14 @@ ALPHA = 0.05
 def rows(records: Sequence[Record]) -> list[Row]:
     """Two rows a pair of learners: P(a run of the first scores above one of the second), its p value after Holm.
 
-    On the largest, most diverse data. Raises ValueError if there is one learner, or the learners do not have equally
-    many runs on equal draws.
+    On the largest, most diverse data. Raises ValueError if there is one learner, or too many, or if they do not have
+    equally many runs on equal draws.
     """
     runs, split, where = decisive(records)
     arrays = paired(runs, split)
     if len(arrays) < 2:
         raise ValueError(f"improvement compares learners; there is only {next(iter(arrays))}")
+    check_readable("improvement", len(arrays))
     rng = np.random.default_rng(0)
     pairs = {f"{a} > {b}": (a, b) for a, b in combinations(arrays, 2)}
     found = {key: stats.improvement(arrays[a], arrays[b], rng=rng) for key, (a, b) in pairs.items()}

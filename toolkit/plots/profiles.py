@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.plots import Figure, Row, counts, look
-from toolkit.plots._chosen import contexts_of, decisive, paired
+from toolkit.plots._chosen import check_readable, contexts_of, decisive, paired
 from toolkit.records import Record
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ STEP = 0.02  # of the score
 def rows(records: Sequence[Record]) -> list[Row]:
     """One row a learner and level: share of runs above it with a pointwise 95% band (arXiv:2108.13264).
 
-    Raises ValueError if the learners do not have equally many runs on equal draws.
+    Raises ValueError if there are too many learners, or they do not have equally many runs on equal draws.
     """
     runs, split, where = decisive(records)
     arrays = paired(runs, split)
+    check_readable("profiles", len(arrays))
     scores = np.concatenate([a.ravel() for a in arrays.values()])
     first, last = np.floor(min(scores.min(), 0.0) / STEP), np.ceil(max(scores.max(), 1.0) / STEP)
     levels = [round(STEP * i, 6) for i in range(int(first) - 1, int(last) + 1)]

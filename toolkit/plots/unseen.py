@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,13 @@ def rows(records: Sequence[Record]) -> list[Row]:
     """
     runs = run_table(records)
     several = len({r.suite for r in runs}) > 1
+    groups: dict[tuple, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.learner, run.cell or (), run.suite].append(run)
     found = []
-    for learner, cell, suite in sorted({(r.learner, r.cell or (), r.suite) for r in runs}):
+    for (learner, _, _), own in sorted(groups.items(), key=lambda item: item[0]):
         for split in SPLITS:
-            group = [
-                r
-                for r in runs
-                if (r.learner, r.cell or (), r.suite) == (learner, cell, suite) and {"seen", split} <= set(r.scores)
-            ]
+            group = [r for r in own if {"seen", split} <= set(r.scores)]
             if group:
                 found.append({"learner": learner, "data": data_label(group[0], several), **_gap(group, split)})
     if not found:

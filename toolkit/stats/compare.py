@@ -29,7 +29,9 @@ def improvement(a: Array, b: Array, *, rng: np.random.Generator, level: float = 
     """
 
     def above(x: Array, y: Array) -> Array:
-        return (0.5 + 0.5 * np.sign(x[:, :, None] - y[:, None])).mean((1, 2, 3))
+        left, right = x[:, :, None], y[:, None]
+        won = np.count_nonzero(left > right, (1, 2, 3)) + np.count_nonzero(left >= right, (1, 2, 3))
+        return won / (2 * x[0].size * x.shape[1])
 
     value, error, degrees = hierarchical_error(a, b, statistic=above, rng=rng, resamples=2000)
     found = proportion(value, error, degrees, level=level, n=len(a))

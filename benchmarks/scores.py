@@ -37,6 +37,7 @@ STORES = {
     "pendulum": "--episodes 200 --coverage 0.3 --quality 0.5 --weaker random",
     "pointmaze": "--episodes 300 --coverage 0.3",
     "hopper": "--episodes 200 --contexts 8 --coverage 0 --quality 0.5 --weaker medium",
+    "halfcheetah": "--episodes 100 --contexts 8 --coverage 0 --quality 0.5 --weaker medium",
 }
 H = (64, 64)
 PAIRS: dict[str, tuple[LearnerConfig, LearnerConfig]] = {
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("learners", nargs="*", metavar="LEARNER", help=f"of {', '.join(PAIRS)}; all by default")
     parser.add_argument("--folder", type=Path, required=True, help="where stores and runs are kept")
-    parser.add_argument("--stores", nargs="+", choices=STORES, default=list(STORES))
+    parser.add_argument("--stores", nargs="+", choices=STORES, default=["pendulum", "pointmaze", "hopper"])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--show", action="store_true", help="train nothing, show what has finished")
@@ -72,8 +73,7 @@ def main() -> None:
 def carry_out(given: argparse.Namespace) -> None:
     """Every run that is not finished, a seed at a time, so that what has finished is balanced."""
     for name in given.stores:
-        command = [sys.executable, "-m", "toolkit.cli", "collect", name, "--seed", "0", *STORES[name].split()]
-        subprocess.run([*command, "--out", str(given.folder / f"{name}.zarr")], check=True)
+        collected(given.folder, name)
     grid = [
         (seed, name, learner, library)
         for seed in given.seeds
@@ -93,6 +93,14 @@ def carry_out(given: argparse.Namespace) -> None:
             out=given.folder / "runs",
         )
     line.close()
+
+
+def collected(folder: Path, name: str) -> Path:
+    """The store of a suite, collected as STORES says if it is not there."""
+    path = folder / f"{name}.zarr"
+    command = [sys.executable, "-m", "toolkit.cli", "collect", name, "--seed", "0", *STORES[name].split()]
+    subprocess.run([*command, "--out", str(path)], check=True)
+    return path
 
 
 def show(runs: Path, steps: int) -> None:

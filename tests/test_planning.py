@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from toolkit.nets import generator
 from toolkit.records import read_config
 from worldmodel import score as scoring
 from worldmodel.doubt import Doubt
+from worldmodel.model import Imagination
 from worldmodel.mpc import MPC, PRESETS, MPCConfig
 from worldmodel.planning import Planning
 from worldmodel.score import ImaginedReturn, goal_reward
@@ -116,6 +118,25 @@ def test_blocks_bound_what_is_held_at_once_and_change_no_score(monkeypatch: pyte
     asked = actions.numel()
     assert asked < 600 * 32  # one layer of all sequences and particles
     assert largest.numbers <= max(asked, 1 << 10)
+
+
+@pytest.mark.parametrize("obs_dim", [5, 6, 7])
+def test_a_path_holds_every_step_and_what_follows_from_it_whatever_the_number_of_observations(obs_dim: int) -> None:
+    spec = toy_spec(obs_dim=obs_dim)
+    learner = learner_of(spec=spec)
+    model, batch = learner.best_model(), toy_batch(spec, 9)
+    obs = batch.obs[:, 0] * 0.1 + model.inputs.mean[:obs_dim] * 0.9  # within the data
+    actions = batch.action[:, :1].permute(1, 0, 2).expand(3, 2, 9, -1)
+    path, reward, _ = Imagination(model).path(obs.expand(2, -1, -1), actions)
+    assert torch.equal(path[0, 0, :, :obs_dim], obs)
+    assert torch.equal(path[:-1, ..., obs_dim:], actions)
+    for h, e in itertools.product(range(3), range(2)):
+        before, action = path[h, e].split([obs_dim, spec.action_dim], -1)
+        after, paid, _ = (each[model.elites[e]].detach() for each in model.predict(before, action))
+        torch.testing.assert_close(
+            path[h + 1, e, :, :obs_dim], after.clamp(model.low, model.high), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(reward[h, e], paid, rtol=1e-4, atol=1e-4)
 
 
 # Doubt
@@ -269,6 +290,23 @@ def test_a_guided_search_with_nothing_but_the_prior_acts_as_the_prior(store: Any
     obs = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     step = Step(obs, np.zeros(4, np.float32), np.ones(4, bool))
     np.testing.assert_allclose(planner.policy(seed=0).act(step), clone.policy(seed=0).act(step), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_search_that_restarts_begins_at_the_prior_wherever_it_finds_itself(
+    store: Any, tmp_path: Any, restart: bool
+) -> None:
+    prior = trained(store, tmp_path / "a", "bc")
+    still = {"spread": 1e-6, "prior_spread": 0.0, "keep": 0.0, "guided": 0.05}
+    config = planning(store, prior=str(prior), restart=restart, **still)
+    _, planner, _ = load_learner(train.run(replace(config, episodes=0), tmp_path / "runs"))
+    _, clone, _ = load_learner(prior)
+    policy, rng = planner.policy(seed=0), np.random.default_rng(0)
+    for first in (True, False):
+        obs = rng.normal(size=(4, 3)).astype(np.float32)
+        step = Step(obs, np.zeros(4, np.float32), np.full(4, first))
+        found, due = policy.act(step), clone.policy(seed=0).act(step)
+        assert np.allclose(found, due, atol=1e-4) == (restart or first)
 
 
 def test_runs_that_cannot_serve_are_refused_before_anything_is_written(store: Any, tmp_path: Any) -> None:

@@ -18,6 +18,7 @@ from worldmodel.heads import GaussianHead, Head
 
 MakeHead = Callable[..., Head]
 """(members, dims, generator=...) -> a head."""
+EVEN = 8  # a last layer is padded to a multiple of so many outputs: multiplies of odd widths take up to twice as long
 
 
 class EnsembleModel(nn.Module):
@@ -195,7 +196,9 @@ class Imagination:
             keep, outputs = [*range(weight.shape[-1])], model.head.outputs
             scale, shift = torch.ones_like(bias[0, 0, :outputs]), torch.zeros_like(bias[0, 0, :outputs])
         scale, shift = torch.cat([scale, model.end_slope[None]]), torch.cat([shift, model.end_shift[None]])
-        layers[-1] = (weight[..., keep] * scale, bias[..., keep] * scale + shift)
+        odd = (0, -len(keep) % EVEN)
+        layers[-1] = (F.pad(weight[..., keep] * scale, odd), F.pad(bias[..., keep] * scale + shift, odd))
+        self.numbers = len(keep)
         self.layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]
         self.members, self.obs_dim, self.ends = len(elites), obs_dim, model.ends.clone()
         self.targets, self.low, self.high = model.targets, model.low, model.high
@@ -208,7 +211,7 @@ class Imagination:
         for weight, bias in self.layers[:-1]:
             y = F.silu(torch.baddbmm(bias, y, weight), inplace=True)
         weight, bias = self.layers[-1]
-        y = torch.baddbmm(bias, y, weight)
+        y = torch.baddbmm(bias, y, weight)[..., : self.numbers]
         if self.head is None:
             return y
         return torch.cat([self.targets.inverse(self.head.mean(y[..., :-1])), y[..., -1:]], -1)
@@ -218,23 +221,29 @@ class Imagination:
         return torch.clamp(obs + step[..., : self.obs_dim], self.low, self.high)
 
     @torch.no_grad()
-    def __call__(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def path(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Member e starts from obs (E, R, O) and takes actions (H, E, R, A).
 
-        Returns the observations reached (H, E, R, O), the rewards (H, E, R), and the probability of
-        having terminated in each step (H, E, R).
+        Returns observation | action before each step and at last (H + 1, E, R, O + A), where the last has no action
+        and holds what it may there; the rewards (H, E, R), and the probability of having terminated in each step
+        (H, E, R).
         """
-        x = torch.cat([obs, actions[0]], -1)  # the one input buffer: observation | action
-        state = x[..., : self.obs_dim]  # a view: it moves along
-        reached, reward, logit = [], [], []
-        for action in actions:
-            x[..., self.obs_dim :] = action
-            y = self.step(x)
-            reached.append(self.after(state, y))
-            x[..., : self.obs_dim] = reached[-1]
-            reward.append(y[..., self.obs_dim])
-            logit.append(y[..., self.obs_dim + 1])
-        return torch.stack(reached), torch.stack(reward), torch.stack(logit).sigmoid() * self.ends
+        path = obs.new_empty(len(actions) + 1, *obs.shape[:-1], self.obs_dim + actions.shape[-1])
+        path[:-1, ..., self.obs_dim :] = actions
+        states = path[..., : self.obs_dim]
+        states[0] = obs
+        said = obs.new_empty(*actions.shape[:-1], 2)  # reward and logit
+        for inputs, before, after, numbers in zip(path, states, states[1:], said, strict=False):
+            step = self.step(inputs)
+            torch.clamp(before + step[..., : self.obs_dim], self.low, self.high, out=after)
+            numbers.copy_(step[..., self.obs_dim :])
+        reward, logit = said.unbind(-1)
+        return path, reward, logit.sigmoid() * self.ends
+
+    def __call__(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `path`, but the observations reached alone (H, E, R, O)."""
+        path, reward, end = self.path(obs, actions)
+        return path[1:, ..., : self.obs_dim], reward, end
 
 
 def _join(first: Moments, second: Moments) -> Moments:

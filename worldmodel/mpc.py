@@ -102,7 +102,11 @@ class MPCConfig(Planning, LearnerConfig):
 PRESETS = {
     "mpc-small": MPCConfig(samples=30, iterations=2, horizon=10, best=5),
     "mpc-large": MPCConfig(samples=250, iterations=5, horizon=30, best=25, particles=5, decay=1.25),
-    "mbop": MPCConfig(planner="mbop", samples=100, iterations=1, horizon=10, momentum=0.0),
+    # For data without random actions, with a prior and a value: a free search finds where the model is wrong.
+    "mpc-near": MPCConfig(horizon=5, spread=0.1, prior_spread=0.05, restart=True, penalty=30.0),
+    "mbop": MPCConfig(
+        planner="mbop", samples=100, iterations=1, horizon=10, momentum=0.0, prior_spread=0.05, temperature=1.0
+    ),
 }
 
 

@@ -55,11 +55,13 @@ class Planning:
     prune: float = 1.0
     """Quantile of held-out disagreement; sequences with a step beyond it are dropped while others are left. 1: none."""
     prior: str | None = None
-    """Folder of a trained run whose policy proposes actions."""
+    """Folder of a trained run whose policy proposes actions. Data of good actions alone: see mpc-near and mbop."""
     guided: float = 0.25
     """Share of the samples that follow the prior through the model; with mbop all do."""
     prior_spread: float = 0.2
     """Noise round the prior's actions, in the units of `spread`."""
+    restart: bool = False
+    """With a prior: begin every search at what it would do from here on, not at the last plan."""
     value: str | None = None
     """Folder of a trained run whose value of the last state imagined is added to a plan's worth."""
 

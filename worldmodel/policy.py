@@ -69,8 +69,9 @@ class PlannerPolicy:
             )
         else:
             start = self.plan.shifted(first, self.space.centre)
-        if self.guide is not None and first.any():
-            start.mean[first] = self.guide.alone(obs[first], self.config.horizon)
+        anew = torch.ones_like(first) if self.config.restart else first
+        if self.guide is not None and anew.any():
+            start.mean[anew] = self.guide.alone(obs[anew], self.config.horizon)
         self.plan = optimise(
             self.score, obs, start, self._noise(rows), self.update, space=self.space, std=self.std, guide=self.guide
         )

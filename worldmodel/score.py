@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from worldmodel.model import EnsembleModel, Imagination
 if TYPE_CHECKING:
     from worldmodel.mpc import MPCConfig
 
-BLOCK_FLOATS = 1 << 17  # activations of a layer imagined at once: bounds memory, and stays inside the cache
+BLOCK_FLOATS = 1 << 18  # activations of a layer imagined at once: bounds memory, and stays near the cache
 
 
 class ImaginedReturn:
@@ -50,7 +51,9 @@ class ImaginedReturn:
         rows, samples = actions.shape[:2]
         owner = torch.arange(rows * samples, device=obs.device) // samples
         members, particles = self.imagine.members, self.config.particles
-        block = max(1, BLOCK_FLOATS // (self.width * particles * members)) * members
+        block = max(1, BLOCK_FLOATS // (self.width * particles * members)) * members  # at most
+        blocks = math.ceil(len(owner) / block)
+        block = math.ceil(len(owner) / (blocks * members)) * members  # as many blocks, of equal size
         found = [
             self._block(obs[row], sequences)
             for row, sequences in zip(owner.split(block), actions.flatten(0, 1).split(block), strict=True)
@@ -72,17 +75,15 @@ class ImaginedReturn:
             return each.T.reshape(-1, particles)
 
         start, dealt = deal(obs), deal(actions).movedim(2, 0).contiguous()  # (E, G, O), (H, E, G, A)
-        reached, reward, end = self.imagine(start, dealt)
-        before = (
-            torch.cat([start[None], reached[:-1]]) if self.reward is not None or self.doubt is not None else reached
-        )
+        path, reward, end = self.imagine.path(start, dealt)
+        states = path[..., : self.imagine.obs_dim]
         if self.reward is not None:
-            each = (part.flatten(0, 2) for part in (before, dealt, reached))
+            each = (part.flatten(0, 2) for part in (states[:-1], dealt, states[1:]))
             reward = self.reward(*each).view_as(reward)
-        total, weight = self.worth(reached[-1], reward, end)
+        total, weight = self.worth(states[-1], reward, end)
         doubtful = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
         if self.doubt is not None:
-            doubt = self.doubt(self.imagine, torch.cat([before, dealt], -1))  # (H, E, G)
+            doubt = self.doubt(self.imagine, path[:-1])  # (H, E, G)
             total = total - self.penalty * (weight[:-1] * doubt).sum(0)
             doubtful = (gather(doubt.amax(0)) > self.doubt.limit).any(1)
         return gather(total).mean(-1), doubtful

@@ -24,7 +24,7 @@ returns of both, and plans per second.
 The peers have to be importable:
 
     pip install --target PEERS --no-deps mbrl==0.2.0 hydra-core==1.3.8 omegaconf==2.3.0 \\
-        antlr4-python3-runtime==4.9.3 termcolor pytorch-mppi==0.9.1 arm-pytorch-utilities
+        antlr4-python3-runtime==4.9.3 termcolor pytorch-mppi==0.9.1 pytorch-seed arm-pytorch-utilities
     PYTHONPATH=PEERS python benchmarks/planning.py same
 """
 

@@ -27,6 +27,8 @@ def test_every_table_of_the_name_is_read_once(tmp_path):
     rows = PROXIES.read(tmp_path, file)
     assert [(r["seed"], r["value"], r["return"]) for r in rows] == [(1, 1.5, 9.0), (0, 1.5, 9.0)]
     assert "more" not in rows[0]
+    write(tmp_path / "report" / "proxies_of_runs.csv", [PROXY])  # a copy
+    assert PROXIES.read(tmp_path) == rows
     assert BITS.read(tmp_path) == []
 
 

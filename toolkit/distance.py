@@ -94,8 +94,10 @@ def _taus(rows: Sequence[Row], parts: Any) -> Estimate | None:
     if not nested:
         return None
     if all(len(draws) == 1 for draws in nested.values()):
-        return stats.student_interval([next(iter(draws.values())) for draws in nested.values()])
-    return stats.student_interval([[float(np.mean(v)) for v in draws.values()] for draws in nested.values()])
+        means = [next(iter(draws.values())) for draws in nested.values()]
+    else:
+        means = [[float(np.mean(v)) for v in draws.values()] for draws in nested.values()]
+    return stats.student_interval(means).within(-1.0, 1.0)
 
 
 def tau(rows: Sequence[Row]) -> float | None:

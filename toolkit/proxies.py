@@ -76,8 +76,7 @@ def agreement(value: Sequence[float], returns: Sequence[float], draw: Sequence[i
     tau = stats.jackknife(rank, len(names))
     if tau.high - tau.low < 1e-9 and abs(tau.value) < 1 - 1e-9:  # few models have few taus: no spread proves nothing
         tau = Estimate(tau.value, -inf, inf, tau.level, tau.n)
-    if isfinite(tau.low):
-        tau = Estimate(tau.value, max(tau.low, -1.0), min(tau.high, 1.0), tau.level, tau.n)
+    tau = tau.within(-1.0, 1.0)
     lost: dict[int, list[float]] = {}
     for place in sorted(set(places)):
         own = [i for i, other in enumerate(places) if other == place]

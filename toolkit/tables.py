@@ -35,7 +35,10 @@ class Table:
 
         Raises ValueError naming file, line and column if a column is missing or a cell is not of its kind.
         """
-        return [row for file in self.find(*paths) for row in self._read(file)]
+        files = {
+            file.read_bytes(): file for file in reversed(self.find(*paths))
+        }  # a copy, as in a report, is read once
+        return [row for file in sorted(files.values()) for row in self._read(file)]
 
     def _read(self, path: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:

@@ -82,27 +82,32 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     for ax, (what, key, suite) in zip(axes, _panels(rows), strict=True):
         own = [r for r in rows if r["what"] == what and _suite(r) == suite]
         told = [r for r in own if r["exactness"] != "none"]
+        floor = -max((r["marginal"] for r in told), default=0.0)  # a code twice as long as without a model
         for r in told:
             colour, marker = looks[r["learner"]]
-            x = r[key]
+            x, y = r[key], max(r["explained"], floor)
             if key == "size":  # points of one size stand side by side
                 beside = [other for other in told if other["size"] == r["size"]]
                 x *= 1.5 ** ((beside.index(r) + 0.5) / len(beside) - 0.5)
                 ax.plot([x], [r["marginal"]], "_", color="#777777", ms=8)
             if isfinite(r["low"]):
                 ax.plot([x, x], [r["low"], r["high"]], color=colour, lw=1.2, alpha=0.7)
+            if y > r["explained"]:
+                number = f"{r['explained']:,.0f}".replace("-", "\N{MINUS SIGN}")
+                ax.annotate(number, (x, y), xytext=(5, 8), textcoords="offset points", fontsize=7, color=colour,
+                            rotation=90, ha="center", va="bottom")  # fmt: skip
             exact = r["exactness"] == "exact"
             if not exact:
-                ax.annotate("", (x, r["explained"]), xytext=(0, 13), textcoords="offset points",
+                ax.annotate("", (x, y), xytext=(0, 13), textcoords="offset points",
                             arrowprops={"arrowstyle": "<-", "color": colour, "lw": 1.0})  # fmt: skip
-            ax.plot([x], [r["explained"]], marker, color=colour, mfc=colour if exact else "white", mew=1.3, ms=6)
+            ax.plot([x], [y], marker, color=colour, mfc=colour if exact else "white", mew=1.3, ms=6)
         absent = [n for n in names if all(r["exactness"] == "none" for r in own if r["learner"] == n)]
         title = f"{suite}: {what}" if several else WHAT[what] + (f"\nn/a: {', '.join(absent)}" if absent else "")
         ax.set_title(title, loc="left", fontsize=9)
         ax.axhline(0, color="#555555", lw=0.8)
         ax.margins(0.12)
         most = "marginal" if key == "size" else "explained"
-        ends = [0.0, *(r["explained"] for r in told), *(r[most] for r in told)]
+        ends = [0.0, *(max(value, floor) for r in told for value in (r["explained"], r[most]))]
         room = 0.2 * (max(ends) - min(ends))
         ax.set_ylim(min(ends) - room, max(ends) + room)
         ax.set_xlabel(AGAINST[key])
@@ -153,7 +158,7 @@ FIGURE = Figure(
     "whose bins cancel. Grey dashes are the code length without a model, all there is to explain. Filled points are "
     "exact, open ones with an arrow bounds from below, which do not rank beside exact ones; n/a: a learner without "
     "probabilities. Below zero a model misleads. Vertical lines are 95% Student intervals over dataset draws; one that "
-    "meets the frame goes on beyond it.",
+    "meets the frame goes on beyond it, and a point with a number lies that far below it.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

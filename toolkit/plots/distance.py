@@ -81,7 +81,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         marker, colour = LOOKS[split]
         axes[0].plot([], [], marker, color=colour, ms=5, mew=1.4, mfc="none", label=f"{split} contexts")
     axes[0].plot([], [], "o", color="#777777", ms=10, mec="black", label="large: their means")
-    figure.legend(loc="outside lower center", ncols=2 if len(axes) == 1 else 4)  # type: ignore[union-attr, call-arg]
+    figure.legend(loc="outside lower center", ncols=4 if len(axes) == 3 or len(axes) > 4 else 2)  # type: ignore[union-attr, call-arg]
 
 
 def _told(row: Row, name: str) -> str:

@@ -26,6 +26,12 @@ class Estimate:
         """Whether both ends are finite."""
         return isfinite(self.low) and isfinite(self.high)
 
+    def within(self, least: float, most: float) -> Estimate:
+        """The same with finite ends cut to what the value can be; a correlation lies in [-1, 1]."""
+        if not self.bounded:
+            return self
+        return Estimate(self.value, max(self.low, least), min(self.high, most), self.level, self.n)
+
     def __str__(self) -> str:
         ends = f"{self.low:z.2f}, {self.high:z.2f}" if self.bounded else "interval n/a"
         return f"{self.value:z.2f} [{ends}]"

@@ -2,10 +2,13 @@
 
     python benchmarks/scores.py --folder DIR                 # about two hours on one core; stop and repeat at will
     python benchmarks/scores.py --folder DIR --show          # the table of what has finished
+    python benchmarks/scores.py --folder DIR iql --stores hopper --every 1000   # means over the second half of training
 
 Both sides are runs of packmule: d3rlpy's algorithms through `algos.d3rlpy`, which hands each batch to d3rlpy's own
 `update`. A score is 0 for random actions and 1 for the scripted expert, the mean of 20 episodes in contexts of the
-data and 20 in unseen ones, at the last step. The interval is that of the difference of means (Welch, 95 %).
+data and 20 in unseen ones, at the last step; with `--every N`, the mean of the evaluations every N steps in the
+second half of training, because on hopper one policy's score and that of a few hundred updates later differ by as much
+as libraries do. The interval is that of the difference of means (Welch, 95 %).
 
 Equal: data, batches of 256, width of hidden layers, learning rates, discount, the methods' constants, CQL's fixed
 weight and its 4 sampled actions (10 by default), number of layers (AWAC's actor has two here), standardised
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where stores and runs are kept")
     parser.add_argument("--stores", nargs="+", choices=STORES, default=["pendulum", "pointmaze", "hopper"])
     parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--every", type=int, default=0, help="steps between evaluations; 0: one, at the end")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--show", action="store_true", help="train nothing, show what has finished")
     given = parser.parse_args()
@@ -67,7 +71,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     if not given.show:
         carry_out(given)
-    show(given.folder / "runs", given.steps)
+    show(given.folder / "runs", given.steps, given.every)
 
 
 def carry_out(given: argparse.Namespace) -> None:
@@ -89,7 +93,8 @@ def carry_out(given: argparse.Namespace) -> None:
             store=given.folder / f"{name}.zarr",
             steps=given.steps,
             seed=seed,
-            tags={"pair": learner, "library": library, "steps": given.steps},
+            evaluate_every=given.every,
+            tags={"pair": learner, "library": library, "steps": given.steps, "every": given.every},
             out=given.folder / "runs",
         )
     line.close()
@@ -103,11 +108,12 @@ def collected(folder: Path, name: str) -> Path:
     return path
 
 
-def show(runs: Path, steps: int) -> None:
+def show(runs: Path, steps: int, every: int) -> None:
     """One line a store and learner: mean score of each side with its number of seeds, and the difference."""
     scores: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     for record in load(runs):
-        if record.tags["steps"] == steps:
+        wanted = {"steps": steps, "every": every}.items() <= record.tags.items()
+        if wanted and record.step > steps / 2:
             key = (record.suite, record.tags["pair"], record.tags["library"])
             scores.setdefault(key, {}).setdefault(record.seed, []).append(record.score)
     print(f"{'store':10} {'learner':8} {'ours':>14} {'d3rlpy':>14}   ours - d3rlpy, 95 % interval")

@@ -17,7 +17,8 @@ from toolkit.doctor import findings
 from toolkit.engines.local import Local
 from toolkit.grid import Axis, Grid
 from toolkit.records import read_metrics
-from toolkit.runs import run_table
+from toolkit.plots import unseen
+from toolkit.runs import Evaluated, run_table
 from toolkit.status import begun
 from toolkit.sweep import sweep
 from toolkit.variants import named
@@ -62,6 +63,19 @@ def test_runs_with_one_seed_and_two_rates_make_a_table():
     one, other = sorted({r.run for r in records})
     configs = {one: body(one), other: body(other, options={"lr": 3e-4, "hidden": [8]})}
     assert [run.learner for run in run_table(named(records, configs))] == ["bc lr=0.0003", "bc lr=0.001"]
+
+
+def test_a_table_that_is_made_once_is_the_table_of_the_records():
+    records = fake_records(learners=("bc", "iql"), cells=((2000, 2, 0.1),), draws=2, seeds=2)
+    kept = Evaluated(records)
+    assert run_table(kept) == run_table(records) == run_table(kept)
+
+
+def test_a_panel_a_learner_is_refused_for_more_learners_than_can_be_told_apart():
+    names = [f"bc lr={i}" for i in range(31)]
+    records = [replace(r, learner=n, run=f"{r.run}-{n}") for n in names for r in fake_records(learners=("bc",))[:20]]
+    with pytest.raises(ValueError, match="at most 30 learners"):
+        unseen.rows(records)
 
 
 def test_plot_and_report_take_a_sweep_also_while_it_runs(store, tmp_path, capsys):

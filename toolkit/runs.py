@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 
 import numpy as np
@@ -46,12 +47,23 @@ class Run:
         return f"{self.learner}{where}, {self.suite}, draw {self.draw}, seed {self.seed}"
 
 
+class Evaluated(tuple[Record, ...]):
+    """Evaluation records whose table of runs is made once, however many figures ask for it."""
+
+    @cached_property
+    def table(self) -> tuple[Run, ...]:
+        """What `run_table` returns of them."""
+        return tuple(run_table(iter(self)))
+
+
 def run_table(records: Iterable[Record]) -> list[Run]:
     """Runs, sorted by learner, cell, suite, draw and seed. Earlier evaluations of a run are left out.
 
     Raises ValueError if there are no records, references leave a score undefined, a return is not finite, or two
     runs claim one place.
     """
+    if isinstance(records, Evaluated):
+        return list(records.table)
     grouped: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         grouped[record.run].append(record)

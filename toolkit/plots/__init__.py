@@ -121,12 +121,14 @@ def plot(
     """
     from toolkit import registry
     from toolkit.records import load, run_folders
+    from toolkit.runs import Evaluated
 
     known = registry.figures()
     chosen = [registry.pick("figure", name, known) for name in names] or list(known.values())
     folders = run_folders(*paths)
     if records is None:
         records = load(*folders) if folders else []
+    records = Evaluated(records)
     inputs: dict[Any, Sequence[Any]] = {"records": records, "folders": Folders(folders, records)}
     inputs |= {f.reads: f.reads.read(*paths) for f in chosen if isinstance(f.reads, Table)}
     if not any(map(len, inputs.values())):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toolkit.plots import Figure, Row, counts, look
-from toolkit.plots._chosen import data_label
+from toolkit.plots._chosen import check_readable, data_label
 from toolkit.records import Record
 from toolkit.runs import UNSEEN, Run, estimate_runs, run_table
 
@@ -20,9 +20,10 @@ SPLITS = (UNSEEN, "extrapolated")
 def rows(records: Sequence[Record]) -> list[Row]:
     """One row a learner, dataset and unseen split: both scores and the gap seen - unseen, paired by run.
 
-    Raises ValueError if no run was evaluated on seen and unseen contexts.
+    Raises ValueError if no run was evaluated on seen and unseen contexts, or learners are too many to be told apart.
     """
     runs = run_table(records)
+    check_readable("seen_unseen", len({r.learner for r in runs}))
     several = len({r.suite for r in runs}) > 1
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:

@@ -16,8 +16,8 @@ from toolkit.collect import collect
 from toolkit.doctor import findings
 from toolkit.engines.local import Local
 from toolkit.grid import Axis, Grid
-from toolkit.records import read_metrics
 from toolkit.plots import unseen
+from toolkit.records import read_metrics
 from toolkit.runs import Evaluated, run_table
 from toolkit.status import begun
 from toolkit.sweep import sweep

@@ -35,7 +35,7 @@ class FBConfig(LearnerConfig):
     policy pi(., z), the one that is best for the reward B(.)^T z. No reward enters a gradient: other rewards, the same
     networks. Those of the first `labelled` transitions that were drawn for training are kept, in checkpoints too, and
     say the task when a policy is asked for: z = mean of r B(s'), brought to length sqrt(z_dim). It is one task for all
-    contexts of the store: what earns in one of them and costs in another averages out.
+    of the store: where observations do not tell contexts apart, rewards that differ between them average out.
 
     Actions are pi(s, z), of an actor if they are continuous, else the best by F(s, a, z)^T z. Values are
     F(s, a, z)^T (mean of r B(s')), in the units of rewards: right as far as F^T B is, and as the reward depends on the

@@ -42,9 +42,9 @@ class FBConfig(LearnerConfig):
     next observation alone.
 
     Against the authors' code (facebookresearch/controllable_agent): each network is one perceptron of its inputs side
-    by side, theirs is 1024 wide with two branches; goals for z are next observations, of the row before; the noise
-    is a clipped normal, theirs truncated; the best discrete action, theirs a softmax with temperature 100; no
-    auxiliary loss of Q; observations are standardised. They take batches of 1024.
+    by side, theirs is 1024 wide with two branches; goals for z are next observations, of the row before; noise is a
+    clipped normal, theirs truncated; the best discrete action, theirs a softmax; no auxiliary loss of Q; observations
+    are standardised. They take batches of 1024. VC-FB's authors judge actions of pi(s', z) at s', here all at s.
     """
 
     name: ClassVar[str] = "fb"
@@ -120,10 +120,10 @@ def off_diagonal_mean(pairs: Tensor) -> Tensor:
 
 
 def measure_loss(measure: Tensor, target: Tensor) -> Tensor:
-    """sum_m 1/2 mean (M_ij - target_ij)**2 over i != j - mean M_ii, with M_ij = F_m(s_i, a_i, z_i)^T B(s'_j).
+    """sum_m 1/2 mean (M_ij - target_ij)**2 over i != j - mean M_ii; M_ij = F_m(s_i, a_i, z_i)^T B(s'_j), (M, B, B).
 
-    The Bellman residual of densities, up to a constant (arXiv:2103.07945, algorithm 1); `target` is the discounted
-    F^T B of the target networks after s'_i; measure (M, B, B), target (B, B).
+    The Bellman residual of densities, up to a constant (arXiv:2103.07945, algorithm 1). target (B, B) is the discounted
+    F^T B of the target networks after s'_i.
     """
     here = measure.diagonal(dim1=-2, dim2=-1).mean(-1)
     return (off_diagonal_mean((measure - target).square()) / 2 - here).sum()
@@ -168,9 +168,9 @@ class FB(Checkpointed):
             self.actor = single(net, obs + d, hidden, action, generator=weights).to(device)
             self.actor_optimizer = adam(self.actor.parameters(), config.lr)
         # Kept as parameters that nothing moves, not as a module: an exported policy holds modules, and no data.
-        labelled = torch.zeros(config.labelled, obs + 1, device=device)
-        self.labelled = nn.Parameter(labelled, requires_grad=False)  # standardised next observation, reward
-        self.seen = nn.Parameter(torch.zeros((), dtype=torch.int64, device=device), requires_grad=False)
+        labelled, seen = torch.zeros(config.labelled, obs + 1), torch.zeros((), dtype=torch.int64)
+        self.labelled = nn.Parameter(labelled.to(device), requires_grad=False)  # standardised next observation, reward
+        self.seen = nn.Parameter(seen.to(device), requires_grad=False)
         self.task: tuple[Tensor, Tensor] | None = None  # as last inferred, until something moves
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -181,14 +181,14 @@ class FB(Checkpointed):
         sphere = torch.randn(len(s), config.z_dim, generator=self.noise, device=self.device)
         wanted = torch.rand(len(s), 1, generator=self.noise, device=self.device) < config.goal_share
         noise = torch.randn(2, *a.shape, generator=self.noise, device=self.device)
-        shape = (len(s), config.samples if config.conservatism and not self.discrete else 0, self.action_dim)
-        spread = torch.randn(2, *shape, generator=self.noise, device=self.device)
-        uniform = torch.rand(shape, generator=self.noise, device=self.device) * 2 - 1
+        count = config.samples if config.conservatism and not self.discrete else 0  # of each kind of tried actions
+        spread = torch.randn(2, len(s), count, self.action_dim, generator=self.noise, device=self.device)
+        uniform = torch.rand(len(s), count, self.action_dim, generator=self.noise, device=self.device) * 2 - 1
 
         b = to_sphere(self.backward_map(next_s))
         z = torch.where(wanted, b.detach().roll(1, 0), to_sphere(sphere))
         with torch.no_grad():
-            next_a = self.act(next_s, z, self.forward_target, noise[0])
+            next_a = self.act(self.forward_target, next_s, z, noise[0])
             next_f = self.successors(self.forward_target, next_s, z, next_a)
             target = bootstrap[:, None] * (next_f @ to_sphere(self.backward_target(next_s)).mT).amin(0)
 
@@ -202,7 +202,7 @@ class FB(Checkpointed):
         descend(self.optimizer, loss)
 
         if not self.discrete:
-            action = self.act(s, z, self.forward_map, noise[1])
+            action = self.act(self.forward_map, s, z, noise[1])
             metrics["actor_loss"] = -worth(self.successors(self.forward_map, s, z, action), z).amin(0).mean()
             descend(self.actor_optimizer, metrics["actor_loss"])
         polyak(self.forward_target, self.forward_map, config.tau)
@@ -216,9 +216,9 @@ class FB(Checkpointed):
     def keep(self, next_s: Tensor, reward: Tensor) -> None:
         """Add rows to the labelled ones while there is room; no tensor is asked for its value."""
         room = len(self.labelled)
-        rows = torch.cat([next_s, reward[:, None]], -1)[:room]
+        rows = torch.cat([next_s, reward[:, None]], -1)[:room]  # then the places modulo `room` are distinct
         place = self.seen + torch.arange(len(rows), device=self.device)
-        at = place % room  # distinct, for there are no more rows than places
+        at = place % room
         self.labelled[at] = torch.where(place[:, None] < room, rows, self.labelled[at])
         self.seen.copy_((self.seen + len(rows)).clamp(max=room))
 
@@ -232,7 +232,7 @@ class FB(Checkpointed):
         """F(s, a, z) for each discrete a: (B, O), (B, d) -> (2, B, A, d)."""
         return net(torch.cat([s, z], -1)).unflatten(-1, (self.action_dim, -1))
 
-    def act(self, s: Tensor, z: Tensor, net: nn.Module, noise: Tensor | None = None) -> Tensor:
+    def act(self, net: nn.Module, s: Tensor, z: Tensor, noise: Tensor | None = None) -> Tensor:
         """pi(s, z): the actor's actions in [-1, 1], or one-hot the best by `net`; (B, O), (B, d) -> (B, A)."""
         if self.discrete:
             q = worth(self.of_every_action(net, s, z), z.unsqueeze(-2)).amin(0)
@@ -246,22 +246,19 @@ class FB(Checkpointed):
             q = worth(self.of_every_action(self.forward_map, s, z), z.unsqueeze(-2))
             return torch.cat([(q * a).sum(-1, keepdim=True), q.masked_fill(a > 0, -math.inf)], -1)
         with torch.no_grad():
-            mean = self.act(torch.stack([s, next_s]), z.expand(2, *z.shape), self.forward_map).unsqueeze(2)
+            mean = self.act(self.forward_map, torch.stack([s, next_s]), z.expand(2, *z.shape)).unsqueeze(2)
             here, there = smoothed(mean, spread, self.config.noise, self.config.noise_clip)
-        every = torch.cat([a.unsqueeze(1), here, there, uniform], 1)  # (B, 1 + 3K, A)
-        count = every.shape[1]
-        wide_s, wide_z = (x.repeat_interleave(count, 0) for x in (s, z))
-        f = self.successors(self.forward_map, wide_s, wide_z, every.flatten(0, 1))
-        return worth(f, wide_z).unflatten(-1, (len(s), count))
+        every = torch.cat([a.unsqueeze(1), here, there, uniform], 1)  # (B, K, A)
+        s, z = (x.repeat_interleave(every.shape[1], 0) for x in (s, z))
+        return worth(self.successors(self.forward_map, s, z, every.flatten(0, 1)), z).unflatten(-1, every.shape[:2])
 
     @torch.no_grad()
     def inferred(self) -> tuple[Tensor, Tensor]:
         """The labelled rows' task z, of length sqrt(d), and mean of r B(s'); (d,). Zero before the first update."""
         if self.task is None:
             next_s, reward = self.labelled[:, :-1], self.labelled[:, -1]
-            known = torch.arange(len(reward), device=self.device) < self.seen
-            count = self.seen.clamp(min=1)
-            rewarded = torch.stack([reward, (reward - reward.sum() / count) * known])  # unknown rows have reward 0
+            known, count = torch.arange(len(reward), device=self.device) < self.seen, self.seen.clamp(min=1)
+            rewarded = torch.stack([reward, (reward - reward.sum() / count) * known])  # rows not yet known are zero
             plain, centred = rewarded @ to_sphere(self.backward_map(next_s)) / count
             self.task = to_sphere(centred if self.config.centred else plain), plain
         return self.task
@@ -273,8 +270,7 @@ class FB(Checkpointed):
 
     def choose(self, obs: Tensor, z: Tensor) -> Tensor:
         """pi(s, z) in raw units, or the best action, for raw observations (N, O) and one task z (d,)."""
-        s = self.observe(obs)
-        action = self.act(s, z.expand(len(s), -1), self.forward_map)
+        action = self.act(self.forward_map, self.observe(obs), z.expand(len(obs), -1))
         return action.argmax(-1) if self.discrete else self.scale.inverse(action)
 
     def policy(self, *, seed: int) -> Policy:
@@ -289,13 +285,15 @@ class FB(Checkpointed):
 
     def state_value(self, obs: Tensor) -> Tensor:
         """The value of pi's own action, in the units of the data's rewards; raw observations (N, O) -> (N,)."""
-        s = self.observe(obs)
-        z, reward = (x.expand(len(s), -1) for x in self.inferred())
-        f = self.successors(self.forward_map, s, z, self.act(s, z, self.forward_map))
-        return worth(f, reward).amin(0)
+        return self.valued(obs, None)
 
     def action_value(self, obs: Tensor, action: Tensor) -> Tensor:
         """The lesser F(s, a, z)^T (mean of r B(s')), in the units of the data's rewards; raw (N, O), (N, A) -> (N,)."""
+        return self.valued(obs, self.scale(action))
+
+    def valued(self, obs: Tensor, a: Tensor | None) -> Tensor:
+        """As `action_value`, of `a` in the learner's units or of pi's own action."""
         s = self.observe(obs)
         z, reward = (x.expand(len(s), -1) for x in self.inferred())
-        return worth(self.successors(self.forward_map, s, z, self.scale(action)), reward).amin(0)
+        a = self.act(self.forward_map, s, z) if a is None else a
+        return worth(self.successors(self.forward_map, s, z, a), reward).amin(0)

@@ -17,20 +17,27 @@ if TYPE_CHECKING:
 
 def diagnose_runs(
     folders: Sequence[Path], *, on: str | None, horizon: int, episodes: int | None, seed: int | None, out: Path | None,
-    as_json: bool,
+    video: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Diagnose each run into its folder's `diagnosis`, or into `out`/<the folder's name>; print tables or JSON."""
     from toolkit.diagnose import PHASES, diagnose, write
+    from toolkit.imagined_film import film_imagined, need_films
 
+    lacking = {folder: need_films(folder, video) if video else "" for folder in folders}
     for folder in folders:
         place = folder / "diagnosis" if out is None else out / folder.resolve().name
-        show = Phases(f"diagnose {folder.name}", PHASES)
-        found = diagnose(
-            folder, on=on, horizon=horizon, episodes=20 if episodes is None else episodes, seed=seed or 0,
-            progress=show,
-        )  # fmt: skip
+        filmed = bool(video) and not lacking[folder]
+        if lacking[folder]:
+            print(f"no video of {folder.name}: {lacking[folder]}", file=sys.stderr)
+        show = Phases(f"diagnose {folder.name}", [*PHASES, *["video"] * filmed])
+        asked: dict[str, Any] = {
+            "on": on, "horizon": horizon, "episodes": 20 if episodes is None else episodes, "seed": seed or 0,
+            "progress": show,
+        }  # fmt: skip
+        found = diagnose(folder, **asked)
+        films = film_imagined(folder, video, place, **asked) if filmed else []
         show.close()
-        paths = write(found, place)
+        paths = write(found, place) + films
         print(json.dumps(found.to_json()) if as_json else table(found))
         print("\n".join(map(str, paths)), file=sys.stderr if as_json else sys.stdout)
     return 0

@@ -130,7 +130,7 @@ def ours(config: LearnerConfig, store: ReplayStore, *, whole: bool = False) -> U
     """A step of ours: a batch from the store, then an update."""
     sampler = feed.sampler(store, config.needs, batch_size=BATCH, seed=0)
     learner = config.build(store.spec, seed=0, device="cpu")
-    update = compiled(learner.update) if whole else learner.update
+    update = compiled(learner) if whole else learner.update
     return lambda: update(sampler.next())
 
 

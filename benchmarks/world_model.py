@@ -2,7 +2,7 @@
 
     python benchmarks/world_model.py likelihood
     python benchmarks/world_model.py calibration [SUITE ...] [--updates 3000] [--folder DIR]
-    python benchmarks/world_model.py speed [--rounds 7] [--updates 20]
+    python benchmarks/world_model.py speed [--rounds 7] [--updates 20] [--compile]
 
 `likelihood`: noisy linear systems of known entropy (tests/known_dynamics.py), 6,000 transitions to train on and as many
 to test; bits a transition above the entropy, for both heads, and what independent Gaussians must lose. With more bits
@@ -21,7 +21,8 @@ Processor time; rounds take turns; ratios are medians over rounds with their ran
 the log-variance, Gaussian likelihood, Adam with weight decay, input normalisation, rows that give gradients (nothing
 is held out of so few episodes). Not equal: ours also learns termination, normalises targets, weighs episodes and
 gives one batch to all members, where mbrl-lib draws a batch for each and reads its loss and gradient norms back as
-Python numbers. mbrl-lib has to be importable:
+Python numbers. With --compile, ours is also shown with its fit compiled (`train --compile on`), after it was. mbrl-lib
+has to be importable:
 
     pip install --target PEERS --no-deps mbrl==0.2.0 hydra-core==1.3.8 omegaconf==2.3.0 \
         antlr4-python3-runtime==4.9.3 termcolor
@@ -52,6 +53,7 @@ from known_dynamics import ENTROPY, GAUSSIAN, known_system, part
 from toolkit import feed
 from toolkit.baselines import Transitions
 from toolkit.collect import collect
+from toolkit.compiled import compiled
 from toolkit.core import Batch, Episode
 from toolkit.diagnosis import coverage, pit
 from toolkit.nets import generator
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where calibration keeps its stores; a temporary one by default")
     parser.add_argument("--rounds", type=int, default=7, help="at least 5")
     parser.add_argument("--updates", type=int, help="of a training, or timed in each round")
+    parser.add_argument("--compile", action="store_true", help="also time ours compiled")
     given = parser.parse_args()
     if given.rounds < 5:
         parser.error(f"--rounds must be at least 5, got {given.rounds}")
@@ -76,7 +79,7 @@ def main() -> None:
     if given.what == "likelihood":
         likelihood(given.updates or 1500)
     elif given.what == "speed":
-        speed(given.rounds, given.updates or 20)
+        speed(given.rounds, given.updates or 20, whole=given.compile)
     else:
         with tempfile.TemporaryDirectory() as folder:
             for suite in given.suites or SUITES:
@@ -142,16 +145,21 @@ def steps(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch
     return batch.obs[:, 0], batch.action[:, 0], batch.obs[:, 1], batch.reward[:, 0], batch.terminated[:, 0]
 
 
-def speed(rounds: int, updates: int) -> None:
-    contenders = {"ours": ours(), "mbrl-lib": theirs(), "multiplies": multiplies()}
+def speed(rounds: int, updates: int, *, whole: bool) -> None:
+    contenders = {"ours": ours()}
+    if whole:
+        contenders["compiled"] = ours(whole=True)
+    contenders |= {"mbrl-lib": theirs(), "multiplies": multiplies()}
     for step in contenders.values():
         milliseconds(step, 5)
     times = [{name: milliseconds(step, updates) for name, step in contenders.items()} for _ in range(rounds)]
     for name in contenders:
         print(f"{name:10} {statistics.median(t[name] for t in times):6.2f} ms")
-    for name, what in (("ours", "mbrl-lib / ours"), ("multiplies", "mbrl-lib / multiplies, what no code could pass")):
-        ratios = [t["mbrl-lib"] / t[name] for t in times]
-        print(f"{what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), {rounds} rounds")
+    pairs = [("mbrl-lib", name) for name in contenders if name != "mbrl-lib"]
+    for over, under in pairs + [("compiled", "ours")] * whole:
+        ratios = [t[over] / t[under] for t in times]
+        told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), {rounds} rounds"
+        print(f"{over} / {under}{', what no code could pass' if under == 'multiplies' else ''}: {told}")
 
 
 def numbers() -> dict[str, Any]:
@@ -162,7 +170,7 @@ def numbers() -> dict[str, Any]:
     return drawn | {"action": rng.uniform(-1, 1, (EPISODES, STEPS, ACTIONS)).astype(np.float32)}
 
 
-def ours() -> Callable[[], object]:
+def ours(*, whole: bool = False) -> Callable[[], object]:
     """A step of ours: a batch from a store, then an update."""
     schema = Schema.from_spaces(observation=spaces.Box(-np.inf, np.inf, (OBS,)), action=spaces.Box(-1, 1, (ACTIONS,)))
     config, given = MPCConfig(hidden=(200,) * 4), numbers()
@@ -174,7 +182,8 @@ def ours() -> Callable[[], object]:
         sampler = feed.sampler(store, config.needs, batch_size=BATCH, seed=0, tier="memory")
         learner = config.build(store.spec, seed=0, device="cpu")
         sampler.next()  # reads the store
-    return lambda: learner.update(sampler.next())
+    update = compiled(learner) if whole else learner.update
+    return lambda: update(sampler.next())
 
 
 def theirs() -> Callable[[], object]:

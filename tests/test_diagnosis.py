@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +18,14 @@ from torch import Generator, Tensor
 from toolkit import diagnosis as stats
 from toolkit import plots, registry
 from toolkit.baselines import Transitions, joined, linear, persistence
-from toolkit.cli import main
+from toolkit.cli import guarded, main
 from toolkit.collect import collect
 from toolkit.core import Imagined, Reached, Step
-from toolkit.diagnose import Diagnosis, acted, diagnose
+from toolkit.diagnose import PHASES, Diagnosis, diagnose, write
 from toolkit.envs._vector import VectorEnvironment
 from toolkit.held_out import held_out
 from toolkit.nets import generator
+from toolkit.optimism import acted
 from toolkit.records import read_config
 from toolkit.store import Schema
 from toolkit.train import train
@@ -270,6 +273,31 @@ def test_a_diagnosis_is_the_same_each_time_and_says_what_was_held_out(run, found
     assert len(found.optimism) == 3
 
 
+def test_progress_goes_through_every_phase_once_from_nothing_to_all_and_changes_no_number(run, found):
+    told: list[tuple[str, int, int]] = []
+    again = diagnose(run, horizon=12, episodes=3, progress=lambda *one: told.append(one))
+    assert json.dumps(again.to_json()) == json.dumps(found.to_json())
+    for what in PHASES:
+        of_phase = [(done, total) for name, done, total in told if name == what]
+        assert of_phase == [(done, of_phase[0][1]) for done in range(of_phase[0][1] + 1)], what
+    assert [name for name, done, _ in told if done == 0] == list(PHASES)
+
+
+def test_ctrl_c_ends_a_diagnosis_with_one_line_and_writes_nothing(run, tmp_path, capsys):
+    def press(what: str, done: int, total: int) -> None:
+        if what == "planner optimism" and done == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert guarded(lambda: len(write(diagnose(run, episodes=2, progress=press), tmp_path / "d"))) == 130
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err.strip().startswith("interrupted")
+    assert not (tmp_path / "d").exists()
+
+
 def test_fresh_episodes_are_none_of_the_training_data(run):
     from toolkit.configure import load_learner, open_data
 
@@ -307,7 +335,8 @@ def test_figures_without_rows_say_why(found):
 
 def test_eval_diagnose_writes_figures_csv_and_json_beside_the_run(run, capsys):
     assert main(["eval", str(run), "--diagnose", "--episodes", "2", "--horizon", "5"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"diagnose {run.name}, 6 of 6, planner optimism: " in err
     assert "error after 5 steps" in out
     assert "bits explained, model" in out
     names = {path.name for path in (run / "diagnosis").iterdir()}

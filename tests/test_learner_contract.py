@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit import registry
-from toolkit.compiled import compiled
+from toolkit.compiled import around, compiled
 from toolkit.core import ActionDensity, Batch, Family, Learner, LearnerConfig, Moments, Needs, Policy, Spec, Step
 
 CONTINUOUS = toy_spec(goal=True)  # data that can serve every learner
@@ -335,10 +335,18 @@ class Asked(TorchDispatchMode):
 def test_an_update_waits_for_no_number_of_the_device(config):
     if not config.compiles:
         pytest.skip("does not claim it")
-    learner = trained(config, updates=1)
-    with Asked() as asked:
-        for index in (1, 2):
-            learner.update(batch_for(config, index))
+    learner, asked = trained(config, updates=1), Asked()
+
+    def watch(part):
+        def watched(*given):
+            with asked:
+                return part(*given)
+
+        return watched
+
+    update = around(learner, watch)
+    for index in (1, 2):
+        update(batch_for(config, index))
     assert asked.names == []
 
 
@@ -349,7 +357,7 @@ def test_an_update_waits_for_no_number_of_the_device(config):
 )
 def test_a_compiled_update_does_what_the_plain_one_does(config):
     plain, quick = build(config), build(config)
-    update = compiled(quick.update, backend="eager")
+    update = compiled(quick, backend="eager")
     torch._dynamo.reset()
     for index in range(3):  # an even and an odd step, after the first
         due, got = (each(batch_for(config, index)) for each in (plain.update, update))

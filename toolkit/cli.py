@@ -208,7 +208,8 @@ class Eval:
     json: bool = False
     """Print one JSON record an episode."""
     video: int = 0
-    """Episodes of each split to play again and show as mp4 files, in the run's videos."""
+    """Episodes of each split to play again and show as mp4 files, in the run's videos. With diagnose: held-out episodes
+    to show beside what the model imagines, with the figures."""
     diagnose: bool = False
     """Measure the run's model instead: compounding error, calibration, termination, optimism, bits; with figures."""
     horizon: int = 50
@@ -224,7 +225,7 @@ class Eval:
 
             return diagnose_runs(
                 self.runs, on=self.on, horizon=self.horizon, episodes=self.episodes, seed=self.seed, out=self.out,
-                as_json=self.json,
+                video=self.video, as_json=self.json,
             )  # fmt: skip
 
         from toolkit.evaluate import evaluate_timed, film

@@ -6,9 +6,10 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from toolkit.progress import ProgressLine
 
 if TYPE_CHECKING:
     from toolkit.diagnose import Diagnosis
@@ -16,25 +17,53 @@ if TYPE_CHECKING:
 
 def diagnose_runs(
     folders: Sequence[Path], *, on: str | None, horizon: int, episodes: int | None, seed: int | None, out: Path | None,
-    as_json: bool,
+    video: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Diagnose each run into its folder's `diagnosis`, or into `out`/<the folder's name>; print tables or JSON."""
-    from toolkit.diagnose import diagnose, write
+    from toolkit.diagnose import PHASES, diagnose, write
+    from toolkit.imagined_film import film_imagined, need_films
 
+    lacking = {folder: need_films(folder, video) if video else "" for folder in folders}
     for folder in folders:
         place = folder / "diagnosis" if out is None else out / folder.resolve().name
-        found = diagnose(
-            folder, on=on, horizon=horizon, episodes=20 if episodes is None else episodes, seed=seed or 0,
-            progress=partial(_say, folder.name),
-        )  # fmt: skip
-        paths = write(found, place)
+        filmed = bool(video) and not lacking[folder]
+        if lacking[folder]:
+            print(f"no video of {folder.name}: {lacking[folder]}", file=sys.stderr)
+        show = Phases(f"diagnose {folder.name}", [*PHASES, *["video"] * filmed])
+        asked: dict[str, Any] = {
+            "on": on, "horizon": horizon, "episodes": 20 if episodes is None else episodes, "seed": seed or 0,
+            "progress": show,
+        }  # fmt: skip
+        found = diagnose(folder, **asked)
+        films = film_imagined(folder, video, place, **asked) if filmed else []
+        show.close()
+        paths = write(found, place) + films
         print(json.dumps(found.to_json()) if as_json else table(found))
         print("\n".join(map(str, paths)), file=sys.stderr if as_json else sys.stdout)
     return 0
 
 
-def _say(name: str, what: str) -> None:
-    print(f"diagnose {name}: {what}", file=sys.stderr)
+class Phases:
+    """A line of progress for each phase of long work: which of how many it is, and the time it still takes."""
+
+    def __init__(self, label: str, phases: Sequence[str]) -> None:
+        self.label, self.phases = label, list(phases)
+        self.what = ""
+        self.line: ProgressLine | None = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` of the phase `what` is done."""
+        if what != self.what or self.line is None:
+            self.close()
+            place = f"{self.phases.index(what) + 1} of {len(self.phases)}"
+            self.what, self.line = what, ProgressLine(f"{self.label}, {place}, {what}", total)
+        self.line.update(done)
+
+    def close(self) -> None:
+        """End the line of the present phase."""
+        if self.line is not None:
+            self.line.close()
+        self.line = None
 
 
 def table(found: Diagnosis) -> str:

@@ -1,4 +1,4 @@
-"""Updates compiled whole: forward, backward, optimiser and targets in one program, without an interpreter between."""
+"""Updates compiled: forward, backward, optimiser and targets in one program, without an interpreter between."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from toolkit.core import LearnerConfig
+from toolkit.core import Learner, LearnerConfig, Staged
 
 Compile = Literal["off", "on", "auto"]
 Update = Callable[..., dict[str, torch.Tensor]]
@@ -51,8 +52,22 @@ def obstacle(config: LearnerConfig, device: str) -> str:
     return ""
 
 
-def compiled(update: Update, *, backend: str = "inductor") -> Update:
-    """`update` as one program, compiled at its first call. Raises RuntimeError there if torch cannot."""
+def compiled(learner: Learner, *, backend: str = "inductor") -> Update:
+    """The learner's update as one program, or the `fit` of a `Staged` one, compiled at its first call.
+
+    Raises RuntimeError there if torch cannot.
+    """
+    return around(learner, lambda part: _one_program(part, backend))
+
+
+def around(learner: Learner, wrap: Callable[[Update], Update]) -> Update:
+    """The learner's update with `wrap` round what can be compiled of it: all, or the `fit` of a `Staged` one."""
+    if isinstance(learner, Staged):
+        return partial(learner.update_with, _open(wrap(learner.fit)))
+    return wrap(learner.update)
+
+
+def _one_program(update: Update, backend: str) -> Update:
     dynamo: Any = torch._dynamo
     dynamo.config.trace_autograd_ops = True
     quick = torch.compile(update, backend=backend, options=OPTIONS if backend == "inductor" else None)
@@ -70,5 +85,16 @@ def compiled(update: Update, *, backend: str = "inductor") -> Update:
             raise RuntimeError(
                 f"the update could not be compiled ({str(error).strip().splitlines()[0]}); run it with compile off"
             ) from error
+
+    return step
+
+
+def _open(fit: Update) -> Update:
+    """`fit` compiled once for any number of rows: a run that resumes then rounds as one that never stopped."""
+
+    def step(*rows: Any) -> dict[str, torch.Tensor]:
+        for tensor in torch.utils._pytree.tree_leaves(rows):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return fit(*rows)
 
     return step

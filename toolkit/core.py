@@ -270,6 +270,20 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class Staged(Protocol):
+    """A learner whose update counts rows, keeps some or looks at results around one part that does none of it.
+
+    `--compile` compiles that part alone. `update(batch)` is `update_with(self.fit, batch)`.
+    """
+
+    def fit(self, *rows: Any) -> dict[str, Tensor]:
+        """The gradient steps, on tensors or tuples of them, with any number of rows in front."""
+
+    def update_with(self, fit: Callable[..., dict[str, Tensor]], batch: Batch, /) -> dict[str, Tensor]:
+        """The whole update, `fit` in place of its own."""
+
+
+@runtime_checkable
 class ActionDensity(Protocol):
     """A learner that gives a density over actions, and so has a code length for them."""
 
@@ -427,8 +441,8 @@ class LearnerConfig:
 
     @property
     def compiles(self) -> bool:
-        """Whether `--compile` may compile its update: it then draws all its random numbers before the first loss,
-        asks no tensor for its value, and changes no rate from step to step."""
+        """Whether `--compile` may compile its update, or the `fit` of a `Staged` learner: it then draws all its random
+        numbers before the first loss, asks no tensor for its value, and changes no rate from step to step."""
         return False
 
     @property

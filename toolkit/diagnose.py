@@ -16,25 +16,26 @@ import numpy as np
 import torch
 
 from toolkit import diagnosis as stats
-from toolkit import feed, registry
+from toolkit import feed
 from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.bits import Rows, transition_lengths
 from toolkit.configure import learner_config, load_learner, open_data
-from toolkit.core import Array, Dynamics, Learner, Spec, child_seed
-from toolkit.envs import Suite
-from toolkit.envs._vector import VectorEnvironment
-from toolkit.evaluate import rollouts
+from toolkit.core import Array, Dynamics, Spec, child_seed
 from toolkit.fqe import learner_spec
 from toolkit.held_out import held_out, training
 from toolkit.imagine import with_dynamics
 from toolkit.nets import generator
-from toolkit.records import RunConfig, replace_json
+from toolkit.optimism import optimism
+from toolkit.phases import Phase, Progress
+from toolkit.records import replace_json
 from toolkit.store import Schema
+from toolkit.tables import Row
 
 HELD_ROWS = 2_000  # transitions whose distribution is looked at
 STARTS = 1_000  # windows of compounding error
+SAMPLES = 99  # of the model, that what followed is ranked among
 SHOWN, PARTICLES = 2, 50  # windows that are drawn, and samples of each
-Row = dict[str, Any]
+PHASES = ("held-out episodes", "calibration", "compounding error", "termination", "bits", "planner optimism")
 
 
 @dataclass(frozen=True)
@@ -70,24 +71,23 @@ def diagnose(
     horizon: int = 50,
     episodes: int = 20,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """Measure the model of a trained run on held-out episodes, and its policy inside the model and outside.
 
     `on` names a store of held-out episodes. `horizon` is cut to the longest of them. Raises ValueError if the run has
-    no model, nothing is held out, or the data are of another shape.
+    no model, nothing is held out, or the data are of another shape. `progress` is told of each of `PHASES` in turn.
     """
     if horizon < 1 or episodes < 2:
         raise ValueError(f"horizon must be at least 1 and episodes at least 2, got {horizon} and {episodes}")
-    say = progress or (lambda what: None)
     run, learner, schema = load_learner(folder, device="cpu")
     model, spec = with_dynamics(run, learner), learner_spec(folder)
     torch.set_num_threads(run.threads)
     data = feed.training_data(
         open_data(run.store, run.commit, run.view, run.relabel), learner_config(run.learner, run.options).needs
     )
-    say("held-out episodes")
-    what, held = held_out(folder, run, model, data, on=on, episodes=episodes, seed=seed)
+    phase = Phase(progress, "held-out episodes", episodes)
+    what, held = held_out(folder, run, model, data, on=on, episodes=episodes, seed=seed, tick=phase.tick)
     train = training(data, model, seed)
     whole = joined(held)
     rng = np.random.default_rng(child_seed(seed, "diagnose"))
@@ -95,18 +95,21 @@ def diagnose(
     chosen = np.sort(rng.permutation(len(whole))[:HELD_ROWS])
     some = whole.take(chosen)
     names, kept = number_names(schema), _kept(spec)
-    say("compounding error")
     horizon = min(horizon, max(map(len, held)))
     windows = stats.windows_of(held, horizon=horizon, starts=STARTS, rng=rng)
     unit = np.where(kept[:-1], spec.obs.std, 0.0)
-    say("calibration")
-    transforms = stats.pit(model, some, samples=99, generator=random, rng=rng)
-    say("termination")
-    ends = _termination(model, whole)
-    say("planner optimism")
-    acted = _optimism(run, learner, model, schema, episodes=episodes, seed=seed)
-    say("bits")
+    phase = Phase(progress, "calibration", stats.pit_blocks(len(some), SAMPLES))
+    transforms = stats.pit(phase.model(model), some, samples=SAMPLES, generator=random, rng=rng)
     straight = linear(train)
+    models = {run.learner: model, "linear": straight, "persistence": persistence(train)}
+    phase = Phase(progress, "compounding error", len(models) * horizon)
+    compounding = _compounding({name: phase.model(one) for name, one in models.items()}, windows, unit, rng)
+    calibration = _calibration(transforms, some.episode, [*names, "reward"], kept, rng)
+    phase = Phase(progress, "termination", math.ceil(len(whole) / stats.ROWS))
+    ends = _termination(phase.model(model), whole)
+    phase = Phase(progress, "bits", 2)
+    bits = _bits({"linear": straight, "model": learner}, spec, train, some, phase.tick)
+    acted = optimism(run, learner, model, schema, episodes=episodes, seed=seed, progress=progress)  # the longest, last
     return Diagnosis(
         run=run.identity,
         learner=run.learner,
@@ -114,14 +117,12 @@ def diagnose(
         held_out=what,
         episodes=len(held),
         transitions=len(whole),
-        compounding=_compounding(
-            {run.learner: model, "linear": straight, "persistence": persistence(train)}, windows, unit, rng
-        ),
-        calibration=_calibration(transforms, some.episode, [*names, "reward"], kept, rng),
+        compounding=compounding,
+        calibration=calibration,
         **ends,
         optimism=acted,
         mean_optimism=_estimate(np.array([r["imagined"] - r["realised"] for r in acted]), rng) if acted else None,
-        bits=_bits({"linear": straight, "model": learner}, spec, train, some),
+        bits=bits,
         traces=_traces(model, windows, names, kept[:-1], random),
     )
 
@@ -199,50 +200,9 @@ def _termination(model: Dynamics, data: Transitions) -> dict[str, Any]:
     return {"termination": rows, **base}
 
 
-def _optimism(
-    run: RunConfig, learner: Learner, model: Dynamics, schema: Schema, *, episodes: int, seed: int
+def _bits(
+    models: dict[str, object], spec: Spec, train: Transitions, data: Transitions, tick: Callable[[], None]
 ) -> list[Row]:
-    """The policy's undiscounted return inside the model and in the environment, from the same first observations."""
-    if run.suite not in registry.suites() or run.relabel is not None:
-        return []
-    suite = registry.suite(run.suite)
-    contexts = suite.contexts("interpolated", episodes, seed=child_seed(seed, "diagnose", "contexts"))
-    seeds = [child_seed(seed, "diagnose", "episode", i) % 2**31 for i in range(episodes)]
-    envs = suite.batch(episodes)
-    try:
-        start = schema.flatten(envs.reset(np.arange(episodes), contexts, seeds))
-        return acted(learner, model, schema, suite, envs, start, contexts, seeds, seed=seed)
-    finally:
-        envs.close()
-
-
-def acted(
-    learner: Learner,
-    model: Dynamics,
-    schema: Schema,
-    suite: Suite,
-    envs: VectorEnvironment,
-    start: Array,
-    contexts: Array,
-    seeds: Sequence[int],
-    *,
-    seed: int,
-) -> list[Row]:
-    """Imagined and realised returns of each context (n, C), from first observations `start` (n, O)."""
-    own = child_seed(seed, "diagnose", "policy")  # both times the same draws
-    choices = schema.action_dim if schema.discrete else 0
-    random = generator(child_seed(seed, "diagnose", "optimism"))
-    imagined = stats.imagined_return(
-        learner.policy(seed=own), model, start, steps=suite.max_steps, choices=choices, generator=random
-    )
-    outcomes, _ = rollouts(learner.policy(seed=own), suite, schema, contexts, seeds, envs=envs)
-    return [
-        {"episode": i, "imagined": float(a), "realised": o.episode_return, "steps": o.length}
-        for i, (a, o) in enumerate(zip(imagined, outcomes, strict=True))
-    ]
-
-
-def _bits(models: dict[str, object], spec: Spec, train: Transitions, data: Transitions) -> list[Row]:
     """Bits of next observation, reward and end that persistence and each model explain; see `toolkit.bits`."""
     seen, test = (
         Rows(t.obs.numpy(), t.next_obs.numpy(), t.action.numpy(), t.reward.numpy(), t.terminated.numpy(), t.episode)
@@ -251,6 +211,7 @@ def _bits(models: dict[str, object], spec: Spec, train: Transitions, data: Trans
     rows: list[Row] = []
     for name, model in models.items():
         found = transition_lengths(model, spec, seen, test)
+        tick()
         size = {"marginal": found.marginal.value, "steps": found.transitions, "episodes": found.episodes}
         if not rows and found.persistence is not None:
             gain = found.marginal.value - found.persistence.value

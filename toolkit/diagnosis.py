@@ -88,7 +88,7 @@ def pit(model: Dynamics, data: Transitions, *, samples: int, generator: Generato
     """
     truth = torch.from_numpy(data.target.astype(np.float32))
     found = []
-    size = max(1, ROWS // samples)
+    size = _block(samples)
     for at in range(0, len(data), size):
         part = slice(at, at + size)
         obs, action = (each[part].repeat_interleave(samples, 0) for each in (data.obs, data.action))
@@ -97,6 +97,15 @@ def pit(model: Dynamics, data: Transitions, *, samples: int, generator: Generato
         below, equal = (each.sum(1).numpy() for each in (values < truth[part, None], values == truth[part, None]))
         found.append((below + rng.random(below.shape) * (equal + 1)) / (samples + 1))
     return np.concatenate(found)
+
+
+def _block(samples: int) -> int:
+    return max(1, ROWS // samples)
+
+
+def pit_blocks(transitions: int, samples: int) -> int:
+    """How often `pit` asks the model."""
+    return -(-transitions // _block(samples))
 
 
 def coverage(transforms: Array, level: float) -> Array:

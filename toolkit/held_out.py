@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,26 +28,43 @@ def held_out(
     on: str | Path | None,
     episodes: int,
     seed: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[str, list[Transitions]]:
-    """What is held out, in words, and its episodes. Raises ValueError if there is nothing."""
+    """What is held out, in words, and its episodes; `tick` is called after each. Raises ValueError if there is none."""
+    what, made = held_out_episodes(folder, run, model, data, on=on, episodes=episodes, seed=seed)
+    found = []
+    for number, episode in enumerate(made):
+        found.append(transitions(data.schema, episode, number))
+        tick()
+    return what, found
+
+
+def held_out_episodes(
+    folder: str | Path,
+    run: RunConfig,
+    model: Dynamics,
+    data: ReplayStore | Mixture,
+    *,
+    on: str | Path | None,
+    episodes: int,
+    seed: int,
+) -> tuple[str, Iterator[Episode]]:
+    """As `held_out`, the episodes as they were recorded, one after the other."""
     schema = data.schema
-    made: list[Episode]
     if on is not None:
         other = open_data(on, None, None)
         check_shape(folder, other.spec, str(other.path))
         chosen = np.random.default_rng(seed).permutation(len(other))[:episodes].tolist()
-        what, made = f"{len(chosen)} episodes of {on}", [other.episode(i) for i in sorted(chosen)]
-    elif "collect" in schema.environment and run.relabel is None and isinstance(data, ReplayStore):
+        return f"{len(chosen)} episodes of {on}", (other.episode(i) for i in sorted(chosen))
+    if "collect" in schema.environment and run.relabel is None and isinstance(data, ReplayStore):
         dials = {k: v for k, v in schema.environment["collect"].items() if k not in ("seed", "split")}
         own = child_seed(seed, "diagnose", "episodes")
-        made = list(stream(run.suite, episodes=episodes, seed=own, **dials))
-        what = f"{episodes} fresh episodes of the data's behaviour"
-    else:
-        unseen = model.unseen(len(data))[:episodes].tolist()
-        if not unseen:
-            raise ValueError(f"nothing is held out of {data.path}: name a store of other episodes with --on")
-        what, made = f"{len(unseen)} training episodes that gave no gradient", [data.episode(i) for i in unseen]
-    return what, [transitions(schema, episode, number) for number, episode in enumerate(made)]
+        made = stream(run.suite, episodes=episodes, seed=own, **dials)
+        return f"{episodes} fresh episodes of the data's behaviour", made
+    unseen = model.unseen(len(data))[:episodes].tolist()
+    if not unseen:
+        raise ValueError(f"nothing is held out of {data.path}: name a store of other episodes with --on")
+    return f"{len(unseen)} training episodes that gave no gradient", (data.episode(i) for i in unseen)
 
 
 def transitions(schema: Schema, episode: Episode, number: int) -> Transitions:

@@ -123,7 +123,7 @@ def _train(
         checkpoint.write(folder / "checkpoint", state | {"seconds": seconds + time.perf_counter() - began})
         replace_json(folder / "state.json", {"step": step, "steps": config.steps})
 
-    update = compiled(learner.update) if config.compiled else learner.update
+    update = compiled(learner) if config.compiled else learner.update
     if config.compiled and progress is not None:
         progress("compile", step, config.steps)
     began = last_save = time.perf_counter()

@@ -36,7 +36,14 @@ def need_video() -> None:
 
 @contextmanager
 def filming(env: gym.Env, path: Path, title: str) -> Iterator[Camera]:
-    """An environment like `env`, made with render=True, whose episode is filmed into `path`.
+    """An environment like `env`, made with render=True, whose episode is filmed into `path`; see `writing`."""
+    with writing(path, env.metadata.get("render_fps", FPS)) as show:
+        yield Camera(env, show, title)
+
+
+@contextmanager
+def writing(path: Path, fps: int) -> Iterator[Callable[[Array], None]]:
+    """What takes the pictures (H, W, 3) uint8 of an mp4 file, with even sides.
 
     The file appears when the block ends, whole; if the block raises, there is none.
     """
@@ -44,11 +51,10 @@ def filming(env: gym.Env, path: Path, title: str) -> Iterator[Camera]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    fps = env.metadata.get("render_fps", FPS)
     writer = imageio.v2.get_writer(partial, fps=fps, macro_block_size=2, quality=7)
     try:
         try:
-            yield Camera(env, writer.append_data, title)
+            yield writer.append_data
         finally:
             writer.close()
         os.replace(partial, path)

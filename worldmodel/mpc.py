@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -90,6 +91,11 @@ class MPCConfig(Planning, LearnerConfig):
         self.check(self.elites)
 
     @property
+    def compiles(self) -> bool:
+        """Its `fit`: see `toolkit.core.Staged`."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """Windows of `rollout` steps and their rewards."""
         return Needs(window=self.rollout, reward=True)
@@ -167,6 +173,10 @@ class MPC(Checkpointed):
         `selection_nll` of the weights kept, on the windows that choose; 0 before the first look. `clone` is the loss
         of the cloned prior, if there is one. Raises ValueError if the windows have another length.
         """
+        return self.update_with(self.fit, batch)
+
+    def update_with(self, fit: Callable[..., dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
+        """As `update`, `fit` in place of this learner's own; see `toolkit.core.Staged`."""
         config = self.config
         if batch.action.shape[1] != config.rollout:
             raise ValueError(
@@ -175,23 +185,27 @@ class MPC(Checkpointed):
         held_out = (batch.episode % HELD_OUT == 0) & (self.spec.episodes >= HELD_OUT)
         train, choose = (index.nonzero().squeeze(1) for index in (~held_out, held_out))
         self.reservoir.add(batch, choose if self.spec.episodes >= HELD_OUT else train)
-        rows = Rows.of(batch, train)
-        nll = self.model.nll(*rows)  # (M, n)
-        present = rows.valid.any(1)
-        weight = self.share[:, batch.episode[train] % self.share.shape[1]] * present
-        fit = ((weight * nll).sum(1) / weight.sum(1).clamp_min(1e-6)).sum()
-        descend(self.optimizer, fit + 0.01 * self.model.head.penalty())
-        self.model.ends |= (rows.terminated & rows.valid).any()
+        cloned = (batch.obs[:, 0], batch.action[:, 0], ~held_out & batch.valid[:, 0]) if self.clone is not None else ()
+        metrics = fit(Rows.of(batch, train), batch.episode[train], *cloned)
         self.step += 1
         if config.patience:
             copy_members(self.kept, self.model, ~self.selection.moving(config.patience))
         if self.step % config.compare_every == 0:
             self._look()
-        mean = nll.detach().sum() / (present.sum() * len(nll)).clamp_min(1)
         best = self.selection.best
-        metrics = {"nll": mean, "selection_nll": best.where(best.isfinite(), 0.0).mean()}
+        return metrics | {"selection_nll": best.where(best.isfinite(), 0.0).mean()}
+
+    def fit(self, rows: Rows, episode: Tensor, *cloned: Tensor) -> dict[str, Tensor]:
+        """One step of the members on `rows` of the episodes (N,), and of the clone on what its loss takes."""
+        nll = self.model.nll(*rows)  # (M, N)
+        present = rows.valid.any(1)
+        weight = self.share[:, episode % self.share.shape[1]] * present
+        fit = ((weight * nll).sum(1) / weight.sum(1).clamp_min(1e-6)).sum()
+        descend(self.optimizer, fit + 0.01 * self.model.head.penalty())
+        self.model.ends |= (rows.terminated & rows.valid).any()
+        metrics = {"nll": nll.detach().sum() / (present.sum() * len(nll)).clamp_min(1)}
         if self.clone is not None:
-            loss = self.clone.loss(batch.obs[:, 0], batch.action[:, 0], ~held_out & batch.valid[:, 0])
+            loss = self.clone.loss(*cloned)
             descend(self.clone_optimizer, loss)
             metrics["clone"] = loss.detach()
         return metrics

@@ -121,6 +121,14 @@ class Suite(ABC):
         """The suite's dynamics from any state, for trying actions and taking them back; None where that cannot be."""
         return None
 
+    def pose(self, env: gym.Env, obs: Mapping[str, Array]) -> None:
+        """Put an environment of `make` where an observation, key -> (D,), says that things are, so that it draws that.
+
+        What no observation tells stays as it was. A suite whose observations do not tell where everything is that can
+        be seen leaves this out.
+        """
+        raise NotImplementedError(f"suite {self.name!r} cannot be put where an observation says")
+
     @cached_property
     def action_space(self) -> gym.Space:
         """The action space of every environment of this suite. The first use makes one to look at it."""

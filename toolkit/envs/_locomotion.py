@@ -12,6 +12,7 @@ which know no more than a learner, fall too, and a reference that fails measures
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, SupportsFloat, cast
 
 import gymnasium as gym
@@ -71,6 +72,12 @@ class Locomotion(TrainedSuite):
     def simulator(self) -> LocomotionStates:
         """One runner for any number of states."""
         return LocomotionStates(self, LocomotionEnv(self))
+
+    def pose(self, env: gym.Env, obs: Mapping[str, Array]) -> None:
+        """Limbs and joints as observed; x, which is not, stays as it was: the body runs on the spot."""
+        runner: Any = env.unwrapped
+        numbers, x = np.asarray(obs["observation"], np.float64), runner.data.qpos[:1]
+        runner.set_state(*np.split(np.concatenate([x, numbers]), [runner.model.nq]))
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64, one column for each of `context_names`. Train and interpolated are disjoint in mass."""

@@ -10,7 +10,7 @@ but with shorter and heavier poles, more gravity and weaker pushes than training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
@@ -83,6 +83,11 @@ class CartPole(Suite):
     def simulator(self) -> CartPoleStates:
         """Gymnasium's equations over many states at once."""
         return CartPoleStates(self)
+
+    def pose(self, env: gym.Env, obs: Mapping[str, Array]) -> None:
+        """The cart at x and the pole at theta."""
+        cart: Any = env.unwrapped
+        cart.state = np.asarray(obs["observation"], np.float64)
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 8) float64, one column for each of `context_names`. Train and interpolated are disjoint in theta0."""

@@ -84,6 +84,12 @@ class Pendulum(Suite):
         """Gymnasium's equations over many states at once."""
         return PendulumStates(self)
 
+    def pose(self, env: gym.Env, obs: Mapping[str, Array]) -> None:
+        """At its angle, without the arrow that shows the last torque."""
+        pendulum: Any = env.unwrapped
+        cos, sin, speed = np.asarray(obs["observation"], np.float64)
+        pendulum.state, pendulum.last_u = np.array([np.arctan2(sin, cos), speed]), None
+
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 5) float64: theta0, thetadot0, g, m, l. Train and interpolated are disjoint in theta0's band."""
         check_split(split)

@@ -127,6 +127,13 @@ class PointMaze(Suite):
         """One maze for any number of states."""
         return PointMazeStates(self)
 
+    def pose(self, env: gym.Env, obs: Mapping[str, Array]) -> None:
+        """The ball at x, y, and the mark at the goal."""
+        maze: Any = env.unwrapped
+        maze.goal = np.asarray(obs["desired_goal"], np.float64)
+        maze.update_target_site_pos()
+        maze.point_env.set_state(*np.split(np.asarray(obs["observation"], np.float64), 2))
+
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated are disjoint in the goal."""
         check_split(split)

@@ -11,7 +11,7 @@ targets in the training sectors, but farther out, with weaker motors and more da
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, SupportsFloat, cast
 
 import gymnasium as gym
@@ -81,6 +81,13 @@ class Reacher(Suite):
     def simulator(self) -> ReacherStates:
         """One arm for any number of states."""
         return ReacherStates(self)
+
+    def pose(self, env: gym.Env, obs: Mapping[str, Array]) -> None:
+        """Both joints at their angles and the target at the goal; the tip is where the joints put it."""
+        arm: Any = env.unwrapped
+        cos, sin, speed, _ = np.split(np.asarray(obs["observation"], np.float64), 4)
+        target = np.asarray(obs["desired_goal"], np.float64)
+        arm.set_state(np.concatenate([np.arctan2(sin, cos), target]), np.concatenate([speed, np.zeros(2)]))
 
     def contexts(self, split: Split, n: int, *, seed: int) -> Array:
         """(n, 6) float64, one column for each of `context_names`. Train and interpolated differ in the sector."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from toolkit.cli_runs import finite
+from toolkit.cli_types import Location
 
 if TYPE_CHECKING:
     from toolkit.bits import CodeLength
@@ -23,8 +24,8 @@ class Bits:
     its frequency in the training data; the resolution cancels, so they compare across learners and data.
     """
 
-    runs: Positional[list[Path]]
-    """Folders of trained runs."""
+    runs: Positional[list[Location]]
+    """Trained runs, or what holds them at a URL."""
     store: Path
     """Held-out data; episodes that a run was trained on are left out."""
     view: str | None = None
@@ -40,6 +41,7 @@ class Bits:
 
     def run(self) -> int:
         from toolkit.bits import run_bits
+        from toolkit.copies import copied
         from toolkit.measured import bits_row
         from toolkit.plots import to_csv
         from toolkit.records import read_config, replace_text
@@ -49,7 +51,7 @@ class Bits:
         if self.table is not None and self.table.name != BITS.file:
             raise ValueError(f"--table {self.table}: the figure looks for a file named {BITS.file}; call it that")
         found, rows = [], []
-        for folder in self.runs:
+        for folder in copied(*self.runs, whole=True):
             lengths = run_bits(folder, self.store, view=self.view, rows=self.rows, seed=self.seed)
             config = read_config(folder)
             found += [(config.learner, config.identity, one) for one in lengths]

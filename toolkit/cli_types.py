@@ -7,4 +7,4 @@ from typing import Annotated
 import tyro
 
 Location = Annotated[str, tyro.conf.arg(metavar="FOLDER|URL")]
-"""Where a store is. Not a Path: that would drop a slash of s3://."""
+"""Where a store or runs are. Not a Path: that would drop a slash of s3://."""

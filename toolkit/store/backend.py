@@ -87,13 +87,18 @@ def is_url(where: str | Path | Backend) -> bool:
     return isinstance(where, str) and bool(URL.match(where))
 
 
+def refuse_mangled(where: object) -> None:
+    """Raise ValueError if `where` is a Path that was made of a URL."""
+    if isinstance(where, Path) and (mangled := MANGLED.match(str(where))):
+        raise ValueError(f"{where} is a Path, which drops a slash of a URL; give {mangled[1]}://... as a str")
+
+
 def backend(where: str | Path | Backend) -> Backend:
     """The backend for a folder, or for a URL like s3://bucket/prefix; a backend is given back as it is.
 
     Raises ImportError saying which extra to install if a URL needs one, ValueError for a scheme that is unknown.
     """
-    if isinstance(where, Path) and (mangled := MANGLED.match(str(where))):
-        raise ValueError(f"{where} is a Path, which drops a slash of a URL; give {mangled[1]}://... as a str")
+    refuse_mangled(where)
     if isinstance(where, str) and is_url(where):
         from toolkit.store.remote import ObjectBackend
 

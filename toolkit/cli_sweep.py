@@ -107,8 +107,6 @@ class Sweep(RunSettings):
         if not (self.episodes and self.splits) or self.dry_run:
             raise ValueError("--search asks as it goes, by scores: leave out --dry-run and --episodes 0")
         assert self.search is not None
-        if is_url(self.out):
-            raise ValueError(f"--search reads its trials' folders, and {self.out} is none: give --out a folder")
         out = Path(self.out)
         best = Search(self.search, self.trials).best(grid, out, lambda configs: self.carried(configs, engine))
         found = {axis: level for trial in best.values() for axis, level in trial.flags.items()}
@@ -124,6 +122,8 @@ class Sweep(RunSettings):
         for flag, given, engine in (("address", self.address, "ray"), ("slurm", self.slurm, "slurm")):
             if given and self.engine != engine:
                 raise ValueError(f"--{flag} is of --engine {engine}, and the engine is {self.engine}")
+        if self.search is not None and is_url(self.out):
+            raise ValueError(f"--search reads its trials' folders, and {self.out} is none: give --out a folder")
         if self.slots is not None and self.slots < 1:
             raise ValueError(f"slots must be at least 1, got {self.slots}")
         if self.engine == "ray":

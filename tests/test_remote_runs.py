@@ -217,7 +217,14 @@ def test_damage_on_the_object_store_is_named_and_never_read(store: Path, bucket:
     (found.copy / "episodes.jsonl").unlink()
     with pytest.raises(StoreError, match=f"^{out}/{given.folder_name}/{one.key}: content is not what"):
         copied(out)
-    key = found.journal.key(f"entries/{found.entry.number:010d}.json")
+    before = replace(found.entry, done=False)
+    found.journal.backend.write(found.journal.key(f"entries/{before.number:010d}.json"), before.to_bytes())
+    with pytest.raises(StoreError, match="content is not what"):
+        run(given, out)
+    entry = found.journal.newest()
+    assert entry is not None
+    assert (entry.holder, entry.files) == (None, before.files)  # what could not be fetched stays
+    key = found.journal.key(f"entries/{entry.number:010d}.json")
     found.journal.backend.write(key, b'{"number": 1, "files": {"../../x": ["k", "0", 1]}}')
     with pytest.raises(StoreError, match="not an entry of a run"):
         copied(out)

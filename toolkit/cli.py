@@ -30,7 +30,8 @@ from toolkit.cli_proxies import Proxies
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
-from toolkit.cli_types import Location
+from toolkit.cli_types import Location, local_runs
+from toolkit.urls import is_url
 
 
 class Command(Protocol):
@@ -140,7 +141,6 @@ class Collect:
         episodes, dials = choose(**{name: value for name, value in vars(self).items() if name not in apart})
         films = None
         if self.video:
-            from toolkit.store.backend import is_url
             from toolkit.video import Films
 
             if is_url(self.out):
@@ -220,16 +220,13 @@ class Eval:
     """With diagnose: where figures go; the run's folder by default."""
 
     def run(self) -> int:
-        from toolkit.copies import copied
-        from toolkit.store.backend import is_url
-
         for where in filter(is_url, self.runs):
             if self.video or (self.diagnose and self.out is None):
                 raise ValueError(
                     f"films and figures of a run are put into its folder, and {where} is none: with --diagnose give "
                     "--out, for films copy the run first (packmule fetch)"
                 )
-        runs = copied(*self.runs, whole=True)
+        runs = local_runs(self.runs, whole=True)
         if self.diagnose:
             from toolkit.cli_diagnose import diagnose_runs
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from toolkit.cli_runs import finite
-from toolkit.cli_types import Location
+from toolkit.cli_types import Location, local_runs
 
 if TYPE_CHECKING:
     from toolkit.bits import CodeLength
@@ -41,7 +41,6 @@ class Bits:
 
     def run(self) -> int:
         from toolkit.bits import run_bits
-        from toolkit.copies import copied
         from toolkit.measured import bits_row
         from toolkit.plots import to_csv
         from toolkit.records import read_config, replace_text
@@ -51,7 +50,7 @@ class Bits:
         if self.table is not None and self.table.name != BITS.file:
             raise ValueError(f"--table {self.table}: the figure looks for a file named {BITS.file}; call it that")
         found, rows = [], []
-        for folder in copied(*self.runs, whole=True):
+        for folder in local_runs(self.runs, whole=True):
             lengths = run_bits(folder, self.store, view=self.view, rows=self.rows, seed=self.seed)
             config = read_config(folder)
             found += [(config.learner, config.identity, one) for one in lengths]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tyro.conf import Positional
 
 from toolkit.cli_types import Location
-from toolkit.store.backend import MANGLED
+from toolkit.urls import MANGLED
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.cli_types import Location, local_runs
 
 
 @dataclass
@@ -29,11 +29,10 @@ class Plot:
     out: Path = Path("figures")
 
     def run(self) -> int:
-        from toolkit.copies import copied
         from toolkit.plots import plot
         from toolkit.records import naming, run_folders
 
-        runs = copied(*self.runs)
+        runs = local_runs(self.runs)
         records = finished_records(runs) if run_folders(*runs) else None
         with naming(self.out):
             paths = plot(runs, self.figure, self.out, records=records)
@@ -56,9 +55,8 @@ class Report:
     """Of a study: report on the draws and tasks that are whole, and say so, though others are missing."""
 
     def run(self) -> int:
-        from toolkit.copies import copied
 
-        runs = copied(*self.runs)
+        runs = local_runs(self.runs)
         if len(runs) == 1 and (runs[0] / "design.json").exists():
             from toolkit.study import conclude
 
@@ -101,10 +99,9 @@ class Mirror:
     """Of Weights & Biases."""
 
     def run(self) -> int:
-        from toolkit.copies import copied
         from toolkit.mirror import mirror
 
-        print(f"{mirror(copied(*self.runs), self.to, self.out, project=self.project)} runs: {self.out}")
+        print(f"{mirror(local_runs(self.runs), self.to, self.out, project=self.project)} runs: {self.out}")
         return 0
 
 

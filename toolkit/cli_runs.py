@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.cli_types import Location, local_runs
 
 if TYPE_CHECKING:
     from toolkit.fqe import Evaluation
@@ -55,7 +55,6 @@ class FQE:
     """Print one JSON object a run."""
 
     def run(self) -> int:
-        from toolkit.copies import copied
         from toolkit.fqe import FQEConfig, evaluate_run
         from toolkit.progress import ProgressLine
 
@@ -63,7 +62,7 @@ class FQE:
         config = FQEConfig(**{name: value for name, value in vars(self).items() if name not in apart})
         where: dict[str, Any] = {"store": self.store, "view": self.view, "commit": self.commit}
         found = []
-        for folder in copied(*self.runs, whole=True):
+        for folder in local_runs(self.runs, whole=True):
             line = ProgressLine(f"fqe {folder.name}", self.steps)
 
             def show(done: int, total: int, line: ProgressLine = line) -> None:

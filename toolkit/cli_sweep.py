@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from toolkit.cli_train import RunSettings, print_scores
 from toolkit.cli_types import Location
-from toolkit.store.backend import is_url
+from toolkit.urls import is_url
 
 if TYPE_CHECKING:
     from toolkit.engines import Engine
@@ -251,10 +251,15 @@ class Status:
     """Only how many are in each state."""
 
     def run(self) -> int:
-        from toolkit.copies import states_of
-        from toolkit.status import summary, table
+        from toolkit.status import states, summary, table
 
-        found, urls = states_of(*self.runs)
+        urls: dict[Path, str] = {}
+        if any(map(is_url, self.runs)):
+            from toolkit.copies import states_of
+
+            found, urls = states_of(*self.runs)
+        else:
+            found = states(*self.runs)
         if self.json:
             bodies = [
                 {**asdict(one), "folder": urls.get(one.folder, str(one.folder)), "score": one.score, "left": one.left}

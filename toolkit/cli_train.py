@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from toolkit.cli_types import Location
+from toolkit.urls import is_url
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -55,7 +56,7 @@ class TrainSettings(RunSettings):
         from toolkit.evaluate import Pace
         from toolkit.progress import ProgressLine
         from toolkit.records import load, read_object
-        from toolkit.rundir import check_out, is_url
+        from toolkit.rundir import check_out
         from toolkit.size import size_of_run
         from toolkit.train import run
 

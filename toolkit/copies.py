@@ -16,8 +16,9 @@ from pathlib import Path
 from toolkit.journal import ENTRY, TRIES, Entry, Journal
 from toolkit.lease import STALE_SECONDS
 from toolkit.status import RunState, run_state, states
-from toolkit.store.backend import backend, is_url, refuse_mangled
+from toolkit.store.backend import backend
 from toolkit.store.files import JSON_BYTES, StoreError, user_cache, write_durably
+from toolkit.urls import is_url, refuse_mangled
 
 HEAVY = ("checkpoint/", "snapshots/", "given/")  # what only evaluation needs
 FETCH_BYTES = 1 << 26  # of files fetched together
@@ -141,12 +142,14 @@ def fetched(url: str, *, whole: bool) -> Path:
 def fetch_into(out: Path, *urls: str) -> list[Path]:
     """Copy every run at or below URLs whole into `out`; the folders, sorted by URL.
 
-    Raises ValueError for a folder, or one in which another run's files are, before anything is written.
+    Raises ValueError, before anything is written, for a folder, runs of one name, or one that was begun in `out`.
     """
     for url in urls:
         if not is_url(url):
             raise ValueError(f"{url} is no URL; fetch copies runs from s3://bucket/prefix into a folder")
     runs = [run for url in urls for run in _some(url)]
+    if len({run.name for run in runs}) < len(runs):
+        raise ValueError(f"some runs below {', '.join(urls)} have the same name; fetch them into different folders")
     for run in runs:
         if list((out / run.name).glob("lease-*.json")):
             raise ValueError(f"{out / run.name} is a run of its own, begun in that folder; give --out another folder")

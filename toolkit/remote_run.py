@@ -111,7 +111,7 @@ class RemoteHold:
         self.folder, self.done = folder, entry.done
         self._journal, self._entry = journal, entry
         self._known: dict[str, tuple[tuple[int, ...], Stored]] = {}  # path -> the file as it was when put
-        self._lost = False
+        self._fetched = self._lost = False
 
     def fetch(self) -> None:
         """Make the scratch folder what the run is."""
@@ -119,6 +119,7 @@ class RemoteHold:
         fetch(self._journal, self._entry, self.folder)
         for path, stored in self._entry.files.items():
             self._known[path] = (_signature(self.folder / path), stored)
+        self._fetched = True
 
     def check(self) -> None:
         """Raise LeaseLost if a commit was refused. Nothing is asked: the scratch folder is this process's own."""
@@ -131,7 +132,7 @@ class RemoteHold:
         A server that does not answer stops only what is `done`; else the next commit puts it all.
         """
         try:
-            self._append(whoami(), done)
+            self._append(None if done else whoami(), done)
         except LeaseLost:
             self._lost = True
             raise
@@ -141,10 +142,16 @@ class RemoteHold:
             print(f"not saved at {self._journal.name}, the next save tries again: {error}", file=sys.stderr)
 
     def release(self) -> None:
-        """Commit what there is and let go of the run, unless it is done or lost; errors leave it to grow stale."""
+        """Commit what there is and let go of the run, unless it is done or lost; errors leave it to grow stale.
+
+        If not all of it could be fetched, it stays as it was.
+        """
         if not (self.done or self._lost):
             with suppress(OSError, LeaseLost):
-                self._append(None, False)
+                if self._fetched:
+                    self._append(None, False)
+                else:
+                    self._journal.append(self._entry, self._entry.files, holder=None)
 
     def _append(self, holder: dict[str, Any] | None, done: bool) -> None:
         prefix = f"files/{self._entry.number + 1:010d}-{secrets.token_hex(8)}"
@@ -155,8 +162,12 @@ class RemoteHold:
             signature = _signature(self.folder / path)
             if path not in known or known[path][0] != signature:
                 data = (self.folder / path).read_bytes()
-                known[path] = (signature, Stored(f"{prefix}/{path}", sha256(data).hexdigest(), len(data)))
-                changed[self._journal.key(known[path][1].key)] = data
+                stored = Stored(f"{prefix}/{path}", sha256(data).hexdigest(), len(data))
+                if path in known and known[path][1].sha256 == stored.sha256:  # written again as it was
+                    stored = known[path][1]
+                else:
+                    changed[self._journal.key(stored.key)] = data
+                known[path] = (signature, stored)
             files[path] = known[path][1]
         self._journal.backend.write_many(changed)
         self._entry = self._journal.append(self._entry, files, holder=holder, done=done)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from toolkit.lease import hold
 from toolkit.records import RunConfig, read_config, replace_json
-from toolkit.store.backend import is_url, refuse_mangled
+from toolkit.urls import is_url, refuse_mangled
 
 TAIL_BYTES = 1500  # of a log, shown at once
 

@@ -20,11 +20,10 @@ from toolkit.store.files import (
     read_bounded,
     write_durably,
 )
+from toolkit.urls import is_url, refuse_mangled
 
 WRITERS = 8  # files flushed to disk at once
 KEY = re.compile(r"(?!\.{1,2}(?:/|$))[^/\0\\]+(?:/(?!\.{1,2}(?:/|$))[^/\0\\]+)*")
-URL = re.compile(r"[a-z][a-z0-9+.-]+://")
-MANGLED = re.compile(r"(s3|gs|az|memory):/")  # what a Path makes of a URL
 
 
 class Backend(Protocol):
@@ -80,17 +79,6 @@ def checked_key(key: str) -> str:
     if not KEY.fullmatch(key):
         raise ValueError(f"key {key!r} is not a relative path of plain names; nothing outside a store is reached")
     return key
-
-
-def is_url(where: str | Path | Backend) -> bool:
-    """Whether `where` names a place that is no folder of this machine."""
-    return isinstance(where, str) and bool(URL.match(where))
-
-
-def refuse_mangled(where: object) -> None:
-    """Raise ValueError if `where` is a Path that was made of a URL."""
-    if isinstance(where, Path) and (mangled := MANGLED.match(str(where))):
-        raise ValueError(f"{where} is a Path, which drops a slash of a URL; give {mangled[1]}://... as a str")
 
 
 def backend(where: str | Path | Backend) -> Backend:

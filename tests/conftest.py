@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from object_server import CREDENTIALS, GIVEN, Proxy, make_bucket, object_server
 
 from toolkit.core import Episode
 from toolkit.sampling import Sampler
@@ -63,3 +64,29 @@ def make_store(tmp_path: Path, schema: Schema) -> Callable[..., ReplayStore]:
         return ReplayStore.open(tmp_path / name)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("s3") / "buckets"
+    folder.mkdir()
+    with object_server(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[Proxy]:
+    made = Proxy(server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bucket(server: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """s3://NAME, reached through the proxy."""
+    for name, value in CREDENTIALS.items() if not GIVEN else ():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PACKMULE_CACHE", str(tmp_path / "cache"))
+    made = make_bucket(server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    return f"s3://{made}"

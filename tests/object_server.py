@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.request
@@ -149,3 +150,12 @@ class Proxy:
         self.done.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+def child(code: str, *argv: str, **environment: str) -> subprocess.Popen[str]:
+    """A Python process that runs `code`; the tests' modules can be imported."""
+    start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    command = [sys.executable, "-c", start + textwrap.dedent(code), *argv]
+    env = {**os.environ, **environment}
+    piped = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdin=piped, stdout=piped, stderr=piped, env=env)

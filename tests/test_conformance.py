@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from object_server import CREDENTIALS, GIVEN, make_bucket, object_server
+from object_server import CREDENTIALS, GIVEN, make_bucket
 
 from toolkit.store.backend import Backend, LocalBackend
 from toolkit.store.backend import backend as open_backend
@@ -29,14 +28,6 @@ class InMemory:
 
     def open(self, place: str) -> Backend:
         return open_backend(f"memory://conformance/{place}")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("s3") / "buckets"
-    folder.mkdir()
-    with object_server(folder) as url:
-        yield url
 
 
 class OnServer:

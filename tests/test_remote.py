@@ -9,17 +9,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_same_batches, counting_episode
-from object_server import CREDENTIALS, GIVEN, Proxy, free_port, make_bucket, object_server
+from object_server import CREDENTIALS, GIVEN, Proxy, child, free_port
 from test_store import same
 
 from toolkit.cli import main
@@ -33,32 +30,6 @@ LENGTHS = [5, 30, 12, 1, 8, 19]
 ROWS = ("/obs/", "/action/", "/reward/", "/terminated/", "/truncated/")  # in keys of rows
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("s3") / "buckets"
-    folder.mkdir()
-    with object_server(folder) as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server: str) -> Iterator[Proxy]:
-    made = Proxy(server)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def bucket(server: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """s3://NAME, reached through the proxy."""
-    for name, value in CREDENTIALS.items() if not GIVEN else ():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PACKMULE_CACHE", str(tmp_path / "cache"))
-    made = make_bucket(server)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    return f"s3://{made}"
-
-
 def fill(store: ReplayStore, lengths: list[int] = LENGTHS, first: int = 0) -> ReplayStore:
     with store.writer() as writer:
         for number, steps in enumerate(lengths, first):
@@ -69,15 +40,6 @@ def fill(store: ReplayStore, lengths: list[int] = LENGTHS, first: int = 0) -> Re
 @pytest.fixture
 def remote(bucket: str, schema: Schema) -> ReplayStore:
     return fill(ReplayStore.create(f"{bucket}/some/store.zarr", schema))
-
-
-def child(code: str, *argv: str, **environment: str) -> subprocess.Popen[str]:
-    """A Python process that runs `code`; the tests' modules can be imported."""
-    start = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-    command = [sys.executable, "-c", start + textwrap.dedent(code), *argv]
-    env = {**os.environ, **environment}
-    piped = subprocess.PIPE
-    return subprocess.Popen(command, text=True, stdin=piped, stdout=piped, stderr=piped, env=env)
 
 
 def test_a_remote_store_holds_what_a_local_one_holds(

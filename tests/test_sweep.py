@@ -91,7 +91,7 @@ SWEEP = ["sweep", "--learners", "bc", "iql", "--stores", "STORE", "--steps", "5"
         (["--stores", "nowhere.zarr"], "no store at nowhere.zarr"),
         (["--retries", "-1"], "retries must be at least 0, got -1"),
         (["--slots", "0"], "slots must be at least 1, got 0"),
-        (["--out", "s3://bucket/runs"], "--out must be a folder"),
+        (["--out", "s3:///runs"], "names no bucket"),
         (["--address", "127.0.0.1:6379"], "--address is of --engine ray"),
         (["--slurm", "mem_gb=2"], "--slurm is of --engine slurm"),
         (["--preset", "nowhere.yaml"], "nowhere.yaml"),

@@ -23,6 +23,7 @@ from toolkit.collect import collect
 from toolkit.compiled import PAYS_FROM, compiled, obstacle
 from toolkit.configure import configure, load_learner
 from toolkit.evaluate import evaluate, rollouts
+from toolkit.lease import hold
 from toolkit.records import RunConfig, load, read_config, read_metrics
 from toolkit.registry import learner, suite
 
@@ -233,7 +234,7 @@ def test_two_processes_cannot_work_on_one_run(store, tmp_path):
     config = configured(store)
     folder = tmp_path / config.folder_name
     folder.mkdir()
-    with train.hold(folder), pytest.raises(BlockingIOError, match="another process"):
+    with hold(folder), pytest.raises(BlockingIOError, match="another process"):
         train.run(config, tmp_path)
 
 

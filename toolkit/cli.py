@@ -23,13 +23,15 @@ from toolkit.cli_bottlenecks import Bottlenecks
 from toolkit.cli_data import Data
 from toolkit.cli_distance import Distance
 from toolkit.cli_doctor import Completion, Doctor
+from toolkit.cli_fetch import Fetch, refuse_urls
 from toolkit.cli_figures import Mirror, Plot, Report, tell
 from toolkit.cli_learners import Learners
 from toolkit.cli_proxies import Proxies
 from toolkit.cli_runs import FQE, Export
 from toolkit.cli_sweep import Status, Sweep, with_preset
 from toolkit.cli_train import Train, print_scores, train_command
-from toolkit.cli_types import Location
+from toolkit.cli_types import Location, local_runs
+from toolkit.urls import is_url
 
 
 class Command(Protocol):
@@ -139,7 +141,6 @@ class Collect:
         episodes, dials = choose(**{name: value for name, value in vars(self).items() if name not in apart})
         films = None
         if self.video:
-            from toolkit.store.backend import is_url
             from toolkit.video import Films
 
             if is_url(self.out):
@@ -197,8 +198,8 @@ class Expert:
 class Eval:
     """Evaluate trained runs again: mean returns, scores and success by split; or measure a run's model."""
 
-    runs: Positional[list[Path]]
-    """Folders of finished runs."""
+    runs: Positional[list[Location]]
+    """Finished runs, or what holds them at a URL."""
     episodes: int | None = None
     """Episodes on each split; as trained by default."""
     contexts: list[Literal["seen", "interpolated", "extrapolated", "held-out"]] = field(default_factory=list)
@@ -220,11 +221,18 @@ class Eval:
     """With diagnose: where figures go; the run's folder by default."""
 
     def run(self) -> int:
+        for where in filter(is_url, self.runs):
+            if self.video or (self.diagnose and self.out is None):
+                raise ValueError(
+                    f"films and figures of a run are put into its folder, and {where} is none: with --diagnose give "
+                    "--out, for films copy the run first (packmule fetch)"
+                )
+        runs = local_runs(self.runs, whole=True)
         if self.diagnose:
             from toolkit.cli_diagnose import diagnose_runs
 
             return diagnose_runs(
-                self.runs, on=self.on, horizon=self.horizon, episodes=self.episodes, seed=self.seed, out=self.out,
+                runs, on=self.on, horizon=self.horizon, episodes=self.episodes, seed=self.seed, out=self.out,
                 video=self.video, as_json=self.json,
             )  # fmt: skip
 
@@ -238,16 +246,16 @@ class Eval:
         held_out = ("interpolated", "extrapolated")
         asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
         settings = {"episodes": self.episodes, "splits": sorted(asked) or None, "seed": self.seed}
-        found = [evaluate_timed(folder, **settings) for folder in self.runs]  # type: ignore[arg-type]
+        found = [evaluate_timed(folder, **settings) for folder in runs]  # type: ignore[arg-type]
         records = [record for those, _ in found for record in those]
         if self.json:
             print("\n".join(map(to_line, records)))
         else:
             print_scores(records)
-        for folder, (_, pace) in zip(self.runs, found, strict=True):
+        for folder, (_, pace) in zip(runs, found, strict=True):
             print(f"{folder.name} acts in {pace}", file=sys.stderr)
         if self.video:
-            paths = [path for folder in self.runs for path in film(folder, self.video, **settings)]  # type: ignore[arg-type]
+            paths = [path for folder in runs for path in film(folder, self.video, **settings)]  # type: ignore[arg-type]
             print("\n".join(map(str, paths)), file=sys.stderr if self.json else sys.stdout)
         return 0
 
@@ -300,6 +308,7 @@ def parse(argv: Sequence[str]) -> Command:
         "plot": Plot,
         "report": Report,
         "mirror": Mirror,
+        "fetch": Fetch,
         "export": Export,
         "learners": Learners,
         "suites": Suites,
@@ -320,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Wrong input prints one clear message and returns 2; Ctrl-C and SIGTERM return 130."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return guarded(lambda: parse(sys.argv[1:] if argv is None else argv).run())
+    return guarded(lambda: refuse_urls(parse(sys.argv[1:] if argv is None else argv)).run())
 
 
 def guarded(action: Callable[[], int]) -> int:

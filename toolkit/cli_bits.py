@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from toolkit.cli_runs import finite
+from toolkit.cli_types import Location, local_runs
 
 if TYPE_CHECKING:
     from toolkit.bits import CodeLength
@@ -23,8 +24,8 @@ class Bits:
     its frequency in the training data; the resolution cancels, so they compare across learners and data.
     """
 
-    runs: Positional[list[Path]]
-    """Folders of trained runs."""
+    runs: Positional[list[Location]]
+    """Trained runs, or what holds them at a URL."""
     store: Path
     """Held-out data; episodes that a run was trained on are left out."""
     view: str | None = None
@@ -49,7 +50,7 @@ class Bits:
         if self.table is not None and self.table.name != BITS.file:
             raise ValueError(f"--table {self.table}: the figure looks for a file named {BITS.file}; call it that")
         found, rows = [], []
-        for folder in self.runs:
+        for folder in local_runs(self.runs, whole=True):
             lengths = run_bits(folder, self.store, view=self.view, rows=self.rows, seed=self.seed)
             config = read_config(folder)
             found += [(config.learner, config.identity, one) for one in lengths]

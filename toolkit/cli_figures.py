@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from toolkit.cli_types import Location, local_runs
+
 
 @dataclass
 class Plot:
@@ -18,8 +20,9 @@ class Plot:
     Runs of one learner that differ in more than their seed are told apart by their options.
     """
 
-    runs: Positional[list[Path]]
-    """Runs, folders that hold them, or tables of commands (bits_of_runs.csv and others) beside or below them."""
+    runs: Positional[list[Location]]
+    """Runs, folders or URLs that hold them, or tables of commands (bits_of_runs.csv and others) beside or below them
+    in folders."""
     figure: list[str] = field(default_factory=list)
     """bits, bottlenecks, comparison, convergence, curves, distance, heatmap, improvement, pareto, profiles, proxies,
     scaling, seen_unseen, selection; all that apply by default."""
@@ -29,9 +32,10 @@ class Plot:
         from toolkit.plots import plot
         from toolkit.records import naming, run_folders
 
-        records = finished_records(self.runs) if run_folders(*self.runs) else None
+        runs = local_runs(self.runs)
+        records = finished_records(runs) if run_folders(*runs) else None
         with naming(self.out):
-            paths = plot(self.runs, self.figure, self.out, records=records)
+            paths = plot(runs, self.figure, self.out, records=records)
         print("\n".join(map(str, paths)))
         return 0
 
@@ -43,18 +47,20 @@ class Report:
     The folder of a study (`claim --out`) holds its plan: its runs must be those of the plan, none missing or changed.
     """
 
-    runs: Positional[list[Path]]
-    """Runs, folders that hold them, or the folder of one study, whose report is written inside it."""
+    runs: Positional[list[Location]]
+    """Runs, folders or URLs that hold them, or the folder of one study, whose report is written inside it."""
     out: Path = Path("report")
     """For runs that are no study."""
     partial: bool = False
     """Of a study: report on the draws and tasks that are whole, and say so, though others are missing."""
 
     def run(self) -> int:
-        if len(self.runs) == 1 and (self.runs[0] / "design.json").exists():
+
+        runs = local_runs(self.runs)
+        if len(runs) == 1 and (runs[0] / "design.json").exists():
             from toolkit.study import conclude
 
-            tell(conclude(self.runs[0], partial=self.partial))
+            tell(conclude(runs[0], partial=self.partial))
             return 0
         if self.partial:
             raise ValueError("--partial is for the folder of a study, which holds design.json; leave it out for runs")
@@ -62,12 +68,12 @@ class Report:
         from toolkit.records import naming, read_config, run_folders, verify_done
         from toolkit.report import write
 
-        records = finished_records(self.runs)
-        folders = run_folders(*self.runs)
+        records = finished_records(runs)
+        folders = run_folders(*runs)
         for folder in folders:
             verify_done(folder, read_config(folder))
         with naming(self.out):
-            figures = plot(self.runs, [], self.out / "figures", records=records)
+            figures = plot(runs, [], self.out / "figures", records=records)
             page = write(
                 self.out,
                 title="Runs",
@@ -84,7 +90,8 @@ class Report:
 class Mirror:
     """Copy the metrics and scores of runs to TensorBoard or Weights & Biases; nothing is sent unless you ask for it."""
 
-    runs: Positional[list[Path]]
+    runs: Positional[list[Location]]
+    """Runs, or what holds them: folders or URLs."""
     to: Literal["tensorboard", "wandb"] = "tensorboard"
     """tensorboard writes event files; wandb keeps its runs here too, unless WANDB_MODE=online is set."""
     out: Path = Path("mirror")
@@ -94,7 +101,7 @@ class Mirror:
     def run(self) -> int:
         from toolkit.mirror import mirror
 
-        print(f"{mirror(self.runs, self.to, self.out, project=self.project)} runs: {self.out}")
+        print(f"{mirror(local_runs(self.runs), self.to, self.out, project=self.project)} runs: {self.out}")
         return 0
 
 

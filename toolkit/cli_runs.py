@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from toolkit.cli_types import Location, local_runs
+
 if TYPE_CHECKING:
     from toolkit.fqe import Evaluation
 
@@ -24,8 +26,8 @@ class FQE:
     discounted, so they are not on the scale of `packmule eval`.
     """
 
-    runs: Positional[list[Path]]
-    """Folders of trained runs."""
+    runs: Positional[list[Location]]
+    """Trained runs, or what holds them at a URL."""
     store: Path | None = None
     """The data to evaluate on; by default those that each run was trained on."""
     view: str | None = None
@@ -60,7 +62,7 @@ class FQE:
         config = FQEConfig(**{name: value for name, value in vars(self).items() if name not in apart})
         where: dict[str, Any] = {"store": self.store, "view": self.view, "commit": self.commit}
         found = []
-        for folder in self.runs:
+        for folder in local_runs(self.runs, whole=True):
             line = ProgressLine(f"fqe {folder.name}", self.steps)
 
             def show(done: int, total: int, line: ProgressLine = line) -> None:
@@ -81,17 +83,18 @@ class Export:
     it is checked against the run's own policy before it is put in place, and says which run it is.
     """
 
-    folder: Annotated[Positional[Path], tyro.conf.arg(name="run")]
-    """The folder of a trained run."""
+    folder: Annotated[Positional[str], tyro.conf.arg(name="run", metavar="FOLDER|URL")]
+    """A trained run."""
     out: Path
     """The file to write; must not exist yet."""
     format: Literal["onnx", "torchscript"] | None = None
     """By the file's name unless given: .onnx, or .pt for TorchScript. ONNX needs the extra `export`."""
 
     def run(self) -> int:
+        from toolkit.copies import only
         from toolkit.export import export
 
-        print(export(self.folder, self.out, format=self.format))
+        print(export(only(self.folder), self.out, format=self.format))
         return 0
 
 

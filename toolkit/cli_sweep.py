@@ -12,6 +12,8 @@ import tyro
 from tyro.conf import Positional
 
 from toolkit.cli_train import RunSettings, print_scores
+from toolkit.cli_types import Location
+from toolkit.urls import is_url
 
 if TYPE_CHECKING:
     from toolkit.engines import Engine
@@ -63,25 +65,29 @@ class Sweep(RunSettings):
             from toolkit.engines.local import warm_up
 
             warm_up()  # while the rest is imported and the grid is checked
+        from toolkit.copies import local_folder
         from toolkit.grid import Axis, Grid
+        from toolkit.rundir import check_out
         from toolkit.variants import load_variants
 
         settings = {item: getattr(self, item) for item in RunSettings.__dataclass_fields__ if item != "out"}
         axes = {str(axis := Axis.parse(text)): axis for text in self.axis}  # the last of a name stands
-        if str(self.out).partition("/")[0].endswith(":"):  # s3://bucket, as a path
-            raise ValueError("--out must be a folder that all workers see; only stores may be URLs")
         engine = self.chosen()
+        if not self.dry_run:
+            check_out(self.out)
         grid = Grid(self.learners, self.stores, self.seeds, self.views, tuple(axes.values()), settings)
         if self.search is not None:
             return self.searched(grid, engine)
         configs = grid.runs()
         if self.dry_run:
-            print(plan(configs, self.out, self.slots or getattr(engine, "slots", None)))
+            print(plan(configs, local_folder(self.out), self.slots or getattr(engine, "slots", None)))
             return 0
         outcome = self.carried(configs, engine)
         if self.episodes and self.splits and outcome.done + outcome.skipped:
-            finished = [self.out / c.folder_name for c in configs if c.folder_name not in outcome.failed]
-            print_scores(load_variants(*finished))
+            folder = local_folder(self.out)
+            print_scores(
+                load_variants(*(folder / c.folder_name for c in configs if c.folder_name not in outcome.failed))
+            )
         print(f"{outcome.done} done, {outcome.skipped} were done before, {len(outcome.failed)} failed: {self.out}")
         return 1 if outcome.failed else 0
 
@@ -89,7 +95,7 @@ class Sweep(RunSettings):
         from toolkit.sweep import sweep
         from toolkit.watch import Watch
 
-        with Watch([config.folder_name for config in configs], self.out) as watch:
+        with Watch([config.folder_name for config in configs], None if is_url(self.out) else Path(self.out)) as watch:
             return sweep(configs, self.out, engine=engine, retries=self.retries, watch=watch)
 
     def searched(self, grid: Grid, engine: Engine) -> int:
@@ -101,9 +107,10 @@ class Sweep(RunSettings):
         if not (self.episodes and self.splits) or self.dry_run:
             raise ValueError("--search asks as it goes, by scores: leave out --dry-run and --episodes 0")
         assert self.search is not None
-        best = Search(self.search, self.trials).best(grid, self.out, lambda configs: self.carried(configs, engine))
+        out = Path(self.out)
+        best = Search(self.search, self.trials).best(grid, out, lambda configs: self.carried(configs, engine))
         found = {axis: level for trial in best.values() for axis, level in trial.flags.items()}
-        path = self.out / f"best-{self.search}.json"
+        path = out / f"best-{self.search}.json"
         replace_json(path, {"learners": list(best), "axes": found})
         rows = [[name, f"{trial.score:.3f}", json.dumps(trial.flags)] for name, trial in best.items()]
         print(aligned([["learner", "score", "best options"], *rows]))
@@ -115,6 +122,8 @@ class Sweep(RunSettings):
         for flag, given, engine in (("address", self.address, "ray"), ("slurm", self.slurm, "slurm")):
             if given and self.engine != engine:
                 raise ValueError(f"--{flag} is of --engine {engine}, and the engine is {self.engine}")
+        if self.search is not None and is_url(self.out):
+            raise ValueError(f"--search reads its trials' folders, and {self.out} is none: give --out a folder")
         if self.slots is not None and self.slots < 1:
             raise ValueError(f"slots must be at least 1, got {self.slots}")
         if self.engine == "ray":
@@ -124,7 +133,14 @@ class Sweep(RunSettings):
         if self.engine == "slurm":
             from toolkit.engines.slurm import Slurm, parameters
 
-            return Slurm(self.out / ".slurm", self.slots, {"cpus_per_task": self.threads, **parameters(self.slurm)})
+            if is_url(self.out):
+                raise ValueError(
+                    f"--engine slurm keeps its jobs' scripts and results in --out, and {self.out} is no folder that "
+                    "its nodes see; give one, or --engine ray or local"
+                )
+            return Slurm(
+                Path(self.out) / ".slurm", self.slots, {"cpus_per_task": self.threads, **parameters(self.slurm)}
+            )
         from toolkit.engines.local import Local
         from toolkit.slots import free_slots
 
@@ -227,8 +243,8 @@ def _text(value: Any) -> str:
 class Status:
     """Show how far runs are: progress, score, time left. Reads their folders, whatever engine runs them."""
 
-    runs: Positional[list[Path]] = field(default_factory=lambda: [Path("runs")])
-    """Folders of runs, or folders that hold them."""
+    runs: Positional[list[Location]] = field(default_factory=lambda: ["runs"])
+    """Runs, or what holds them: folders or URLs."""
     json: bool = False
     """Print one JSON object a run."""
     summary: bool = False
@@ -237,9 +253,18 @@ class Status:
     def run(self) -> int:
         from toolkit.status import states, summary, table
 
-        found = states(*self.runs)
+        urls: dict[Path, str] = {}
+        if any(map(is_url, self.runs)):
+            from toolkit.copies import states_of
+
+            found, urls = states_of(*self.runs)
+        else:
+            found = states(*self.runs)
         if self.json:
-            bodies = [{**asdict(one), "folder": str(one.folder), "score": one.score, "left": one.left} for one in found]
+            bodies = [
+                {**asdict(one), "folder": urls.get(one.folder, str(one.folder)), "score": one.score, "left": one.left}
+                for one in found
+            ]
             print("\n".join(map(json.dumps, bodies)))
         else:
             print(summary(found) if self.summary else table(found))

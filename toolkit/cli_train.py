@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, make_dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from toolkit.cli_types import Location
+from toolkit.urls import is_url
 
 DeviceName = Annotated[str, tyro.conf.arg(help="cpu, cuda, or auto: cuda where there is one.")]
 
@@ -35,8 +35,8 @@ class RunSettings:
     """Compile the update whole: quicker steps after a minute's wait, numbers rounded otherwise. auto: in long runs."""
     tier: Literal["auto", "memory", "mapped", "streaming"] = "auto"
     """Where batches come from; by size against available memory unless told."""
-    out: Path = Path("runs")
-    """Each run's folder is made inside this one."""
+    out: Location = "runs"
+    """Each run's folder is made inside this one, or below this URL: then it is saved there every minute."""
 
 
 @dataclass(kw_only=True)
@@ -56,9 +56,11 @@ class TrainSettings(RunSettings):
         from toolkit.evaluate import Pace
         from toolkit.progress import ProgressLine
         from toolkit.records import load, read_object
+        from toolkit.rundir import check_out
         from toolkit.size import size_of_run
         from toolkit.train import run
 
+        check_out(self.out)
         settings = {k: v for k, v in vars(self).items() if k not in ("learner", "out")}
         configured = configure(name, options=asdict(config), **settings)
         line = ProgressLine(f"train {name}", self.steps)
@@ -70,7 +72,7 @@ class TrainSettings(RunSettings):
                 acting = read_object(folder / "acting.json")
                 print(f"acts in {Pace(acting['seconds'], acting['calls'], acting['rows'])}", file=sys.stderr)
         print(size_of_run(configured, folder), file=sys.stderr)  # beside the progress; the folder stays the last line
-        print(folder)
+        print(f"{self.out.rstrip('/')}/{folder.name}" if is_url(self.out) else folder)
         return 0
 
 

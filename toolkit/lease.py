@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
@@ -37,6 +38,9 @@ class Lease:
         """Raise LeaseLost if another process has taken over; call it before each write."""
         if _newest(self.folder) != self.number:
             raise LeaseLost(f"{self.folder}: another process took over while this one was silent; its result is kept")
+
+    def commit(self, *, done: bool = False) -> None:
+        """Nothing to do: what is written in the folder stands. Runs elsewhere are put there now."""
 
 
 @contextmanager
@@ -68,15 +72,24 @@ def holder(folder: Path, *, stale: float = STALE_SECONDS, now: float | None = No
     except (OSError, ValueError):  # none yet, just taken over, or cut by a full disk
         return None
     silent = beat == 0 or (now is not None and now - beat > stale)
-    return None if silent or (who.get("place") == _place() and not _alive(who)) else who
+    return None if silent or gone(who) else who
+
+
+def whoami() -> dict[str, Any]:
+    """This process: host, place (where process numbers mean the same as here), pid, and when it started."""
+    return {"host": socket.gethostname(), "place": _place(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def gone(who: dict[str, Any]) -> bool:
+    """Whether the process that `who` describes was one of this machine and has ended."""
+    return who.get("place") == _place() and not _alive(who)
 
 
 def _take(folder: Path, stale: float) -> Lease:
     candidate = folder / f".lease.{secrets.token_hex(8)}.partial"
-    who = {"host": socket.gethostname(), "place": _place(), "pid": os.getpid(), "started": _started(os.getpid())}
     try:
         with candidate.open("w") as file:
-            json.dump(who, file)
+            json.dump(whoami(), file)
             file.flush()
             os.fsync(file.fileno())
         number = _newest(folder)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.engines import Engine, Task, TaskFailed
-from toolkit.records import RunConfig, replace_json
+from toolkit.records import RunConfig
+from toolkit.rundir import TAIL_BYTES, Place, finished, place_of
 
-TAIL_BYTES = 1500  # of a failed run's log, shown at once
 BUSY_SECONDS = 2.0  # before a run that another process works on is asked for again
 
 DONE, BUSY = "done", "busy"
@@ -43,13 +43,15 @@ def sweep(
 ) -> Outcome:
     """Carry out every run in `out`, and each that fails up to `retries` times more, after the others.
 
-    Finished runs are skipped, begun ones resume. A run that another sweep works on is waited for. Failures are shown
-    on standard error as they happen, with the tail of the run's log. Raises ValueError for negative retries.
+    `out` is a folder that all workers see, or a URL like s3://bucket/runs. Finished runs are skipped, begun ones
+    resume. A run that another sweep works on is waited for. Failures are shown on standard error as they happen, with
+    the tail of the run's log. Raises ValueError for negative retries.
     """
     if retries < 0:
         raise ValueError(f"retries must be at least 0, got {retries}")
-    out, outcome = Path(out), Outcome()
-    todo = {name: config for config in configs if not (out / (name := config.folder_name) / "DONE").exists()}
+    outcome = Outcome()
+    over = finished(out, [config.folder_name for config in configs])
+    todo = {name: config for config in configs if (name := config.folder_name) not in over}
     outcome.skipped = len(configs) - len(todo)
     if watch is not None:
         watch(outcome.skipped, "")
@@ -64,10 +66,10 @@ def sweep(
             busy = False
             if not isinstance(result, TaskFailed):
                 outcome.done += 1
-            elif _failed(out / name, name, str(result), attempts, retries):
+            elif _failed(place_of(out, name), name, str(result), attempts, retries):
                 again[name] = todo[name]
             else:
-                outcome.failed[name] = tail(out / name, str(result))
+                outcome.failed[name] = tail(place_of(out, name), str(result))
             if watch is not None:
                 watch(outcome.skipped + outcome.done, name)
         todo = again
@@ -76,33 +78,27 @@ def sweep(
     return outcome
 
 
-def _results(engine: Engine, todo: dict[str, RunConfig], out: Path) -> Iterator[tuple[str, Any]]:
+def _results(engine: Engine, todo: dict[str, RunConfig], out: str | Path) -> Iterator[tuple[str, Any]]:
     names = list(todo)
     tasks: list[Task] = [(attempt, (config.to_json(), str(out), os.getcwd())) for config in todo.values()]
     for index, result in engine.map(tasks):
         yield names[index], result
 
 
-def _failed(folder: Path, name: str, message: str, attempts: dict[str, int], retries: int) -> int:
+def _failed(place: Place, name: str, message: str, attempts: dict[str, int], retries: int) -> int:
     """Keep and show a failure; how many more times the run will be tried."""
     attempts[name] += 1
     left = retries + 1 - attempts[name]
-    said = tail(folder, message)
-    replace_json(folder / "failure.json", {"attempts": attempts[name], "message": message[-TAIL_BYTES:]})
+    said = tail(place, message)
+    place.failed({"attempts": attempts[name], "message": message[-TAIL_BYTES:]})
     what = f"will be tried again ({left} left)" if left else "given up for now; the same command tries again"
     print(f"\nfailed: {name}, {what}:\n{said}", file=sys.stderr, flush=True)
     return left
 
 
-def tail(folder: Path, message: str) -> str:
+def tail(place: Place, message: str) -> str:
     """How a run failed: the end of its log, and what the engine says unless the log says it."""
-    message = message.strip()
-    try:
-        with (folder / "log.txt").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            log = file.read().decode(errors="replace").strip()
-    except OSError:
-        log = ""
+    message, log = message.strip(), place.told().strip()
     last = message.splitlines()[-1] if message else ""
     return log if last and last in log else f"{log}\n{message[-TAIL_BYTES:]}".strip()
 
@@ -110,17 +106,17 @@ def tail(folder: Path, message: str) -> str:
 def attempt(config: dict[str, Any], out: str, where: str) -> str:
     """One run in a process of its own: "done", or "busy" if another process is at work on it.
 
-    Relative paths are those of folder `where`. What it prints goes to log.txt in the run's folder; so does the
-    traceback of what it raises, and of a crash.
+    Relative paths are those of folder `where`. What it prints goes to the run's log.txt; so does the traceback of what
+    it raises, and of a crash.
     """
     from toolkit.train import run
 
     os.chdir(where)
     ready = RunConfig.from_json(config)
-    folder = Path(out) / ready.folder_name
-    if (folder / "DONE").exists():  # another sweep was faster
+    place = place_of(out, ready.folder_name)
+    if place.finished():  # another sweep was faster
         return DONE
-    with logged(folder / "log.txt"):
+    with logged(place.log):
         try:
             run(ready, out)
         except BlockingIOError as error:
@@ -128,12 +124,14 @@ def attempt(config: dict[str, Any], out: str, where: str) -> str:
             return BUSY
         except KeyboardInterrupt:
             print("stopped; a checkpoint is saved", file=sys.stderr)
+            place.ended(good=False)
             raise
         except BaseException:
             traceback.print_exc()
+            place.ended(good=False)
             raise
-        (folder / "failure.json").unlink(missing_ok=True)
         print("done", file=sys.stderr)
+        place.ended(good=True)
     return DONE
 
 

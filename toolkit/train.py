@@ -19,20 +19,19 @@ from toolkit.core import Learner, LearnerConfig, child_seed
 from toolkit.engines.local import interrupt_flag
 from toolkit.evaluate import evaluate_learner
 from toolkit.given import equip, keep
-from toolkit.lease import Lease, hold
 from toolkit.records import (
     Record,
     RunConfig,
     mark_done,
     mean_scores,
     naming,
-    read_config,
     read_metrics,
     read_records,
     replace_json,
     replace_text,
     write_records,
 )
+from toolkit.rundir import Held, place_of
 from toolkit.store import Mixture, ReplayStore
 from toolkit.store.files import digest
 
@@ -53,27 +52,27 @@ def train(learner: str | LearnerConfig, *, out: str | Path, progress: Progress |
 def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None) -> Path:
     """Carry out one run in `out`/<its folder>, from wherever it stands. Raises ValueError if its data has changed.
 
+    `out` may be a URL like s3://bucket/runs: then what is saved is put there, and the folder returned is a copy.
     Raises BlockingIOError if another process is at work on the same run, and LeaseLost, writing nothing more, if
     another took it over because this one was silent for long.
     """
-    folder = Path(out) / config.folder_name
-    if (folder / "DONE").exists():
-        if read_config(folder).store != config.store:  # the same data, moved
-            replace_json(folder / "config.json", config.to_json())
-        return folder
+    place = place_of(out, config.folder_name)
+    if place.finished():
+        return place.result(config)
     store = open_data(config.store, config.commit, config.view, config.relabel)
     if store.fingerprint != config.fingerprint:
         raise ValueError(f"{config.store}: its data is not what this run was configured for (fingerprint differs)")
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder) as lease:
+    with place.hold() as lease:
+        folder = lease.folder
         if (folder / "DONE").exists():  # another process was faster
-            return folder
+            return place.result(config)
         torch.set_num_threads(config.threads)
         replace_json(folder / "config.json", config.to_json())
         data = feed.training_data(store, learner_config(config.learner, config.options).needs)
         saved = {"spec": data.spec.to_json(), "schema": store.schema.to_json()}
         replace_json(folder / "spec.json", saved | {"digest": digest(saved)})
         keep(config, folder)
+        lease.commit()
         learner = build(config, data.spec)
         equip(learner, config, data.spec, store.schema, folder)
         on_the_way, seconds = _train(config, folder, data, learner, store, progress, lease)
@@ -87,7 +86,8 @@ def run(config: RunConfig, out: str | Path, *, progress: Progress | None = None)
         write_records(folder, on_the_way + records)
         lease.check()
         mark_done(folder, config)
-    return folder
+        lease.commit(done=True)
+    return place.result(config)
 
 
 def _train(
@@ -97,7 +97,7 @@ def _train(
     learner: Learner,
     store: ReplayStore | Mixture,
     progress: Progress | None,
-    lease: Lease,
+    lease: Held,
 ) -> tuple[list[Record], float]:
     """Gradient steps until `config.steps`, from the checkpoint if there is one.
 
@@ -122,6 +122,7 @@ def _train(
         lease.check()
         checkpoint.write(folder / "checkpoint", state | {"seconds": seconds + time.perf_counter() - began})
         replace_json(folder / "state.json", {"step": step, "steps": config.steps})
+        lease.commit()
 
     update = compiled(learner) if config.compiled else learner.update
     if config.compiled and progress is not None:

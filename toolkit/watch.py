@@ -16,9 +16,12 @@ EVERY_SECONDS = 1.0
 
 
 class Watch:
-    """Shows how a sweep of `total` runs goes on; call it with the number finished and the name of the last."""
+    """Shows how a sweep of `total` runs goes on; call it with the number finished and the name of the last.
 
-    def __init__(self, names: Sequence[str], out: Path, *, stream: TextIO | None = None) -> None:
+    Without the folder `out`, as for runs on an object store, there is no table of the runs under way.
+    """
+
+    def __init__(self, names: Sequence[str], out: Path | None, *, stream: TextIO | None = None) -> None:
         self.names, self.out = set(names), out
         self.line = ProgressLine("sweep", len(names), stream=stream)
         self.stream = self.line.stream
@@ -62,7 +65,9 @@ class Watch:
 
     def running(self) -> list[RunState]:
         """The runs under way."""
-        found = []
+        found: list[RunState] = []
+        if self.out is None:
+            return found
         try:
             names = sorted(self.names.intersection(os.listdir(self.out)) - self.done)
         except FileNotFoundError:  # nothing has begun

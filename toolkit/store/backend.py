@@ -20,11 +20,10 @@ from toolkit.store.files import (
     read_bounded,
     write_durably,
 )
+from toolkit.urls import is_url, refuse_mangled
 
 WRITERS = 8  # files flushed to disk at once
 KEY = re.compile(r"(?!\.{1,2}(?:/|$))[^/\0\\]+(?:/(?!\.{1,2}(?:/|$))[^/\0\\]+)*")
-URL = re.compile(r"[a-z][a-z0-9+.-]+://")
-MANGLED = re.compile(r"(s3|gs|az|memory):/")  # what a Path makes of a URL
 
 
 class Backend(Protocol):
@@ -82,18 +81,12 @@ def checked_key(key: str) -> str:
     return key
 
 
-def is_url(where: str | Path | Backend) -> bool:
-    """Whether `where` names a place that is no folder of this machine."""
-    return isinstance(where, str) and bool(URL.match(where))
-
-
 def backend(where: str | Path | Backend) -> Backend:
     """The backend for a folder, or for a URL like s3://bucket/prefix; a backend is given back as it is.
 
     Raises ImportError saying which extra to install if a URL needs one, ValueError for a scheme that is unknown.
     """
-    if isinstance(where, Path) and (mangled := MANGLED.match(str(where))):
-        raise ValueError(f"{where} is a Path, which drops a slash of a URL; give {mangled[1]}://... as a str")
+    refuse_mangled(where)
     if isinstance(where, str) and is_url(where):
         from toolkit.store.remote import ObjectBackend
 

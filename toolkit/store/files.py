@@ -93,6 +93,12 @@ def digest(value: Any) -> str:
     return sha256(canonical(value)).hexdigest()
 
 
+def user_cache() -> Path:
+    """The folder for what can be fetched or made again: PACKMULE_CACHE, or ~/.cache/packmule."""
+    user = os.environ.get("PACKMULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "packmule")
+    return Path(user).expanduser()
+
+
 def flush_directory(path: Path) -> None:
     """Make the names inside `path` survive a power cut."""
     handle = os.open(path, os.O_RDONLY)

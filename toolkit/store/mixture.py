@@ -13,12 +13,12 @@ import numpy as np
 
 from toolkit.core import Array, Episode, Moments, Spec, child_seed
 from toolkit.sampling import Mixed, Options, Source
-from toolkit.store.backend import is_url
 from toolkit.store.committed import EpisodeTable
 from toolkit.store.files import StoreError, digest, parse_json, read_bounded, write_json
 from toolkit.store.packed import Tier
 from toolkit.store.reader import ReplayStore
 from toolkit.store.sampled import Sampled
+from toolkit.urls import is_url
 
 KIND = "packmule-mixture"
 

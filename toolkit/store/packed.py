@@ -25,7 +25,7 @@ from toolkit.core import Array
 from toolkit.sampling import Packed
 from toolkit.sampling.index import SPARE
 from toolkit.store.backend import Backend
-from toolkit.store.files import StoreError, canonical, digest, flush_directory, write_json
+from toolkit.store.files import StoreError, canonical, digest, flush_directory, user_cache, write_json
 from toolkit.store.schema import Schema
 
 LAYOUT = 1  # of the rows in the file; a file of another layout is not used
@@ -82,9 +82,8 @@ def available_memory() -> int:
 
 def cache_folders(store: Backend) -> list[Path]:
     """Where a packed file may stand: in the store; for one that is remote or read-only, in the user's cache."""
-    user = os.environ.get("PACKMULE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "packmule")
     inside = [] if store.local is None else [store.local / "derived"]
-    return [*inside, Path(user).expanduser()]
+    return [*inside, user_cache()]
 
 
 class PackedFile:

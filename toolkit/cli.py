@@ -7,6 +7,7 @@ reader of its output went away.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -83,7 +84,11 @@ class Claim:
             only=self.only,
             amend=self.amend,
             partial=self.partial,
-            command=f"packmule claim --suite {self.suite}",
+            command=shlex.join(
+                ["packmule", "claim", "--suite", self.suite]
+                + (["--only", *self.only] if self.only else [])
+                + ["--partial"] * self.partial
+            ),
         )
         if result is not None:
             tell(result)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import plan, registry, report, study_distance, whole
+from toolkit import plan, report, study_distance, whole
 from toolkit import study_measures as measures
 from toolkit.cards import cards
 from toolkit.claim import analyse
 from toolkit.claim.findings import Analysis
 from toolkit.conduct import Clock, RunsFailed, carry_out, chosen_options, saved, tuned
+from toolkit.configure import learner_config
 from toolkit.design import Condition, Design
 from toolkit.plots import plot
 from toolkit.progress import duration
@@ -64,7 +65,7 @@ def claim(
     return conclude(out, partial=partial, command=command)
 
 
-def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule report") -> Result:
+def conclude(out: str | Path, *, partial: bool = False, command: str = "") -> Result:
     """Test the claim on a study's runs and write its report.
 
     Raises ValueError naming what is missing, foreign or changed: datasets, runs, configurations, evaluations, the plan.
@@ -100,9 +101,9 @@ def conclude(out: str | Path, *, partial: bool = False, command: str = "packmule
             design=body | ({"tuning": tuned(design, out)} if design.tuning else {}),
             datasets=_cards(design, configs, out / "data"),
             runs=[_told(config, out) for config in configs],
-            asks={name: asks(registry.learner(name).needs) for name in design.learners},
+            asks={c.learner: asks(learner_config(c.learner, c.options).needs) for c in configs},
             timings=clock.seconds,
-            command=command,
+            command=command or f"packmule claim --suite {design.name}{' --partial' * partial}",
         )
     spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in clock.seconds.items())
     print(f"time: {spent}", file=sys.stderr)

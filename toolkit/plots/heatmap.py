@@ -80,7 +80,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     bar = ax.figure.colorbar(shown, ax=ax, extend="both", aspect=14, pad=0.02)
     bar.set_label("score")
     ax.set_title(
-        f"{contexts_of(rows[0]['split'])}, {counts(rows, 'cell')}\nbold: best; framed: cannot be told from the best",
+        f"{contexts_of(rows[0]['split'])}\n{counts(rows, 'cell')}\nbold: best; framed: cannot be told from the best",
         loc="left",
     )
 
@@ -93,6 +93,6 @@ FIGURE = Figure(
     draw=draw,
     size=lambda rows: (
         max(4.4, 2.2 + 0.62 * len({r["data"] for r in rows})),
-        1.9 + 0.36 * len({r["learner"] for r in rows}),
+        2.05 + 0.36 * len({r["learner"] for r in rows}),
     ),
 )

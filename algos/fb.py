@@ -270,7 +270,7 @@ class FB(Checkpointed):
 
     def choose(self, obs: Tensor, z: Tensor) -> Tensor:
         """pi(s, z) in raw units, or the best action, for raw observations (N, O) and one task z (d,)."""
-        action = self.act(self.forward_map, self.observe(obs), z.expand(len(obs), -1))
+        action = self.act(self.forward_map, self.observe(obs), z.expand(obs.shape[0], -1))
         return action.argmax(-1) if self.discrete else self.scale.inverse(action)
 
     def policy(self, *, seed: int) -> Policy:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -334,9 +335,12 @@ def test_figures_without_rows_say_why(found):
 
 
 def test_eval_diagnose_writes_figures_csv_and_json_beside_the_run(run, capsys):
-    assert main(["eval", str(run), "--diagnose", "--episodes", "2", "--horizon", "5"]) == 0
+    films = int(all(map(find_spec, ("pygame", "imageio_ffmpeg"))))
+    asked = ["--diagnose", "--episodes", "2", "--horizon", "5", "--video", str(films)]
+    assert main(["eval", str(run), *asked]) == 0
     out, err = capsys.readouterr()
-    assert f"diagnose {run.name}, 6 of 6, planner optimism: " in err
+    assert f"diagnose {run.name}, 6 of {6 + films}, planner optimism: " in err
+    assert (str(run / "diagnosis" / "imagined-000.mp4") in out) == films
     assert "error after 5 steps" in out
     assert "bits explained, model" in out
     names = {path.name for path in (run / "diagnosis").iterdir()}

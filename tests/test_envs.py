@@ -266,6 +266,31 @@ def test_drawing_without_opengl_says_what_is_needed(monkeypatch):
         reacher.SUITE.make(render=True)
 
 
+@pytest.mark.parametrize(
+    "suite",
+    [pytest.param(s, id=name) for name, s in registry.suites().items() if type(s).pose is not Suite.pose],
+)
+def test_posed_at_an_observation_an_environment_draws_what_the_one_that_showed_it_draws(suite):
+    mujoco = pytest.importorskip("mujoco")
+    context = suite.contexts("train", 1, seed=0)[0]
+    acting, posed = drawing(suite), drawing(suite)
+    act = suite.expert(context, rng=np.random.default_rng(0))
+    obs, _ = [env.reset(seed=3, options={"context": context})[0] for env in (acting, posed)]
+    before, _ = [np.array(env.render()).astype(int) for env in (acting, posed)]  # where MuJoCo's camera will look
+    for _ in range(12):
+        obs, *_ = acting.step(act(obs))
+    if "mujoco" in suite.requires:
+        shown, other = (getattr(env.unwrapped, "point_env", env.unwrapped) for env in (acting, posed))
+        mujoco.mj_forward(shown.model, shown.data)  # it draws where things were a step before the end of the last
+        other.data.qpos[0] = shown.data.qpos[0]  # a runner's x is not observed
+    suite.pose(posed, obs)
+    due, drawn = [np.array(env.render()).astype(int) for env in (acting, posed)]
+    moved, off = ((np.abs(due - one).max(2) > 8).mean() for one in (before, drawn))
+    assert off < moved / 5, "but for the arrow of the pendulum's torque"
+    acting.close()
+    posed.close()
+
+
 @pytest.mark.parametrize("suite", PLAYED)
 def test_drawing_changes_nothing_but_gives_pictures(suite):
     context = suite.contexts("train", 1, seed=0)[0]

@@ -122,8 +122,8 @@ def test_a_compiled_run_stopped_by_a_signal_resumes_bit_for_bit(store, tmp_path,
     config = configured(store, "bc", compile="on")
     whole, calls = train.run(config, tmp_path / "whole"), 0
 
-    def interrupted(update):
-        quick = compiled(update)
+    def interrupted(learner):
+        quick = compiled(learner)
 
         def step(batch):
             nonlocal calls

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import toy_batch, toy_spec
 from scipy.special import logsumexp
 from scipy.stats import norm
 from torch import Tensor
+from torch._dynamo.utils import counters
 
+from toolkit.compiled import compiled
 from toolkit.core import Batch, Moments, Spec, Step
 from toolkit.nets import generator
 from worldmodel.doubt import Doubt
@@ -386,3 +389,27 @@ def test_unlimited_actions_are_searched_within_the_data() -> None:
 def test_inconsistent_options_are_refused(changes: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(MPCConfig(), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "autoregressive", "patience": 1, "compare_every": 1},
+        {"planner": "mbop", "iterations": 1, "momentum": 0.0, "rollout": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_one_compiled_fit_does_what_the_plain_one_does_for_any_number_of_rows(options: dict[str, Any]) -> None:
+    config, spec = MPCConfig(hidden=(8, 8), **options), toy_spec()
+    plain, quick = (config.build(spec, seed=0, device="cpu") for _ in range(2))
+    torch._dynamo.reset()
+    counters.clear()
+    update = compiled(quick, backend="eager")
+    for rows in (7, 9):
+        batch = toy_batch(spec, batch_size=rows, seed=rows, needs=config.needs)
+        due, got = plain.update(batch), update(batch)
+        assert due.keys() == got.keys()
+        for name, value in due.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]

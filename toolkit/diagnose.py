@@ -94,10 +94,10 @@ def diagnose(
     random = generator(child_seed(seed, "diagnose", "model"))
     chosen = np.sort(rng.permutation(len(whole))[:HELD_ROWS])
     some = whole.take(chosen)
-    names, kept = number_names(schema), _kept(spec)
+    names, kept = number_names(schema), varying(spec)
     horizon = min(horizon, max(map(len, held)))
     windows = stats.windows_of(held, horizon=horizon, starts=STARTS, rng=rng)
-    unit = np.where(kept[:-1], spec.obs.std, 0.0)
+    unit = units(spec)
     phase = Phase(progress, "calibration", stats.pit_blocks(len(some), SAMPLES))
     transforms = stats.pit(phase.model(model), some, samples=SAMPLES, generator=random, rng=rng)
     straight = linear(train)
@@ -142,7 +142,12 @@ def write(found: Diagnosis, folder: str | Path) -> list[Path]:
     return [folder / "diagnosis.json", *plot_model(found, folder)]
 
 
-def _kept(spec: Spec) -> Array:
+def units(spec: Spec) -> Array:
+    """(O,) what an error of each observation number is measured in: its standard deviation; 0 if it never changes."""
+    return np.where(varying(spec)[:-1], spec.obs.std, 0.0)
+
+
+def varying(spec: Spec) -> Array:
     """(O + 1,) bool: numbers whose change, and the reward if its value, is not constant in the data."""
     from toolkit.normalize import Normalizer
 

@@ -1,7 +1,9 @@
 """Imagined against real as a film: a held-out episode, and beside it where the model says its actions lead.
 
 Both pictures are drawn by the same environment, put where an observation says (`Suite.pose`): the recorded one on the
-left, on the right the model's expectation after as many steps of its own from the same start.
+left, on the right the model's expectation after as many steps of its own from the same start. Above it stand the error
+so far, in standard deviations of the data as in the figure of compounding error, and how far the members of the model
+disagree about the last step.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import torch
 from toolkit import feed, registry
 from toolkit.configure import learner_config, load_learner, open_data
 from toolkit.core import Array, Dynamics, Imagined
+from toolkit.diagnose import units
 from toolkit.envs import Suite
+from toolkit.fqe import learner_spec
 from toolkit.held_out import held_out_episodes, transitions
 from toolkit.imagine import with_dynamics
 from toolkit.phases import Phase, Progress
@@ -27,6 +31,7 @@ from toolkit.store import Schema
 from toolkit.video import labelled, need_video, writing
 
 FPS = 10  # slower than life: what differs is to be seen
+GAP = 4  # pixels between the pictures
 
 
 def need_films(folder: str | Path, count: int) -> str:
@@ -69,6 +74,7 @@ def film_imagined(
         open_data(run.store, run.commit, run.view, run.relabel), learner_config(run.learner, run.options).needs
     )
     _, held = held_out_episodes(folder, run, model, data, on=on, episodes=episodes, seed=seed)
+    unit = units(learner_spec(folder))
     phase, paths = Phase(progress, "video", min(count, episodes) * (horizon + 1)), []
     env = suite.make(render=True)
     for number, episode in enumerate(islice(held, count)):
@@ -82,10 +88,10 @@ def film_imagined(
         with writing(path, FPS) as show:
             for step, (seen, found) in enumerate(zip(real, imagined(model, real[0], actions), strict=True)):
                 left = labelled(drawn(suite, env, schema, seen), f"{run.suite} {number}   real   step {step}")
-                said = "start" if found is None else f"members differ by {found.disagreement.item():.2g} sd"
-                shown = seen if found is None else found.obs[0].numpy()
-                right = labelled(drawn(suite, env, schema, shown), f"imagined by {run.learner}   {said}")
-                show(np.hstack([left, right]))
+                shown, doubt = (seen, 0.0) if found is None else (found.obs[0].numpy(), found.disagreement.item())
+                said = f"imagined by {run.learner}   error {error(shown, seen, unit):.2f} sd   doubt {doubt:.2f} sd"
+                right = labelled(drawn(suite, env, schema, shown), said)
+                show(np.hstack([left, np.zeros((len(left), GAP, 3), np.uint8), right]))
                 phase.tick()
         paths.append(path)
     env.close()
@@ -100,6 +106,12 @@ def imagined(model: Dynamics, start: Array, actions: torch.Tensor) -> Iterator[I
         found = model.imagine(obs, action[None])
         yield found
         obs = found.obs
+
+
+def error(one: Array, other: Array, unit: Array) -> float:
+    """Root mean square difference of observations (O,) over numbers, in `unit` (O,); as in compounding error."""
+    kept = unit > 0
+    return float(np.sqrt(np.square((one - other)[kept] / unit[kept]).mean()))
 
 
 def drawn(suite: Suite, env: gym.Env, schema: Schema, obs: Array) -> Array:

@@ -29,7 +29,7 @@ bits: setup  ## flip every single bit of a small store, about an hour
 	PACKMULE_EVERY_BIT=1 $(BIN)/python -m pytest tests/test_validate.py -k anywhere
 
 radosgw: setup  ## the remote tests against Ceph's object gateway (Debian: radosgw ceph-mon ceph-osd), a few minutes
-	tests/radosgw.sh $(BIN)/python -m pytest tests/test_remote.py tests/test_conformance.py
+	tests/radosgw.sh $(BIN)/python -m pytest tests/test_remote.py tests/test_remote_runs.py tests/test_conformance.py
 
 ray: setup  ## 60 runs on two Ray nodes, bit for bit; ten kills each of a worker, a node, the driver
 	PACKMULE_ENGINE_RUNS=60 PACKMULE_ENGINE_KILLS=10 $(BIN)/python -m pytest tests/test_ray.py

@@ -56,6 +56,7 @@ def carry_out(
     with clock.phase("train and evaluate"):
         configs = list(plan.runs(design, datasets, out / "data", chosen_options(design, out)))
         _train("train and evaluate", configs, out / "runs", slots)
+        whole.finished(configs, out / "runs")  # a run that was changed since it ended is named before it is measured
     if design.held_out:
         with clock.phase("measure"):
             _complain(*measures.measure(design, configs, out, slots))

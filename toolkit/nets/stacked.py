@@ -55,6 +55,8 @@ class StackedLinear(nn.Module):
         weight, bias = self.weight, self.bias
         if len(weight) == 1 and 1 < weight.shape[-1] < NARROW:  # a plain multiply's gradient keeps the layout
             return torch.addmm(bias.squeeze(0), x.squeeze(0), weight.squeeze(0)).unsqueeze(0)
+        if torch.compiler.is_compiling():  # the bias joins the activation's loop and is not copied out first
+            return torch.bmm(x, weight) + bias
         return torch.baddbmm(bias, x, weight)
 
 

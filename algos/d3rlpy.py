@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
@@ -16,7 +17,7 @@ from toolkit.nets import generator
 Algo = Literal[
     "awac", "bc", "bcq", "bear", "cal_ql", "cql", "crr", "ddpg", "discrete_bc", "discrete_bcq", "discrete_cql",
     "discrete_random_policy", "discrete_sac", "double_dqn", "dqn", "iql", "nfq", "plas", "plas_with_perturbation",
-    "random_policy", "rebrac", "sac", "td3", "td3_plus_bc",
+    "prdc", "random_policy", "rebrac", "sac", "td3", "td3_plus_bc",
 ]  # fmt: skip
 SUPERVISED = {"bc", "discrete_bc"}
 RANDOM = {"random_policy", "discrete_random_policy"}
@@ -29,9 +30,9 @@ class D3rlpyConfig(LearnerConfig):
 
     It is given the same units as our own learners: observations standardised by the store's
     statistics, actions scaled to [-1, 1] by the limits, rewards as they are; batches of the run's size, not of
-    the algorithm's default one. Absent is `prdc`: its actor is drawn to the nearest of all the data's pairs of
-    observation and action, which d3rlpy gathers into a search tree when `fit` begins; a learner here is given the
-    data's statistics and batches, never all of it. The two random policies learn nothing: they are the floor.
+    the algorithm's default one. The actor of `prdc` is drawn to the nearest of all the data's pairs of observation and
+    action: they are gathered in memory before the first update, into a search tree of its own (d3rlpy's is one for all
+    its learners in a process) asked by one thread. The two random policies learn nothing: they are the floor.
     d3rlpy returns its losses as Python numbers, so on a GPU every update waits for the device. Where
     the actor moves every second step only, `actor_loss` is that of its last step.
     """
@@ -81,7 +82,9 @@ class D3rlpyConfig(LearnerConfig):
             twin = {"discrete": f"discrete_{self.algo}", "continuous": self.algo.removeprefix("discrete_")}[kind]
             hint = f": use {twin}" if twin in get_args(Algo) else ""
             raise ValueError(f"d3rlpy's {self.algo} needs {other} actions, the store's are {kind} ones{hint}")
-        return (RandomD3rlpy if self.algo in RANDOM else D3rlpy)(self, spec, seed=seed, device=device)
+        if self.algo in RANDOM:
+            return RandomD3rlpy(self, spec, seed=seed, device=device)
+        return (NearestD3rlpy if self.algo == "prdc" else D3rlpy)(self, spec, seed=seed, device=device)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,33 @@ class D3rlpy(Adapted):
                 return self.choose(obs)
 
         return Memoryless(choose, self.device, deterministic=False)
+
+
+class NearestD3rlpy(D3rlpy):
+    """PRDC (arXiv:2306.06569): TD3 whose actor is drawn to the action of the data's pair nearest (beta * s, pi(s))."""
+
+    def __init__(self, config: D3rlpyConfig, spec: Spec, *, seed: int, device: str) -> None:
+        super().__init__(config, spec, seed=seed, device=device)
+        from sklearn.neighbors import NearestNeighbors
+
+        self.impl._nbsr = NearestNeighbors(n_neighbors=1)
+
+    @torch.no_grad()
+    def survey(self, episodes: Iterable[tuple[Tensor, Tensor]], /) -> None:
+        """Plant the search tree: raw obs (T, O) and action (T, A) of every episode."""
+        pairs = [
+            torch.cat(
+                [self.impl._beta * self.observe(obs.to(self.device)), self.scale(action.to(self.device))], -1
+            ).cpu()
+            for obs, action in episodes
+        ]
+        self.impl._nbsr.fit(torch.cat(pairs).numpy())
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """As d3rlpy's. Raises RuntimeError before `survey`."""
+        if not hasattr(self.impl._nbsr, "_fit_X"):
+            raise RuntimeError("prdc was asked for an update before it saw the data: call survey(episodes) first")
+        return super().update(batch)
 
 
 class RandomD3rlpy:

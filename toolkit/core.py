@@ -7,7 +7,7 @@ O observation numbers, A action numbers, G goal numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -267,6 +267,17 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`, on a learner built from the same config, spec and seed."""
+
+
+@runtime_checkable
+class Surveying(Protocol):
+    """A learner that goes through all its training data once before its first update, as a search for neighbours must.
+
+    It does so again where a run resumes: what it gathers is no part of its state.
+    """
+
+    def survey(self, episodes: Iterable[tuple[Tensor, Tensor]], /) -> None:
+        """Raw obs (T, O) and action (T, A), one-hot if discrete, of each training episode in order, on the CPU."""
 
 
 @runtime_checkable

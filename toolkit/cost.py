@@ -84,6 +84,7 @@ def calibration(config: RunConfig) -> Cost:
     learner = build(config, data.spec)
     seed = child_seed(config.seed, "batches", config.learner)
     sampler = feed.sampler(data, needs, batch_size=config.batch_size, seed=seed, device=config.device, tier=config.tier)
+    feed.survey(learner, data)
     for _ in range(WARM_UP):
         learner.update(sampler.next())
     began, updates = time.perf_counter(), 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from toolkit.core import Needs
+from toolkit.core import Episode, Learner, Needs, Surveying
 from toolkit.sampling import Relabel, Sampler
 from toolkit.store import Mixture, ReplayStore, Schema
 from toolkit.store.packed import Tier
@@ -52,6 +53,19 @@ def sampler(
         relabel=relabel,
         tier=cast(Tier, tier),
     )
+
+
+def survey(learner: Learner, data: ReplayStore | Mixture) -> None:
+    """Show a `Surveying` learner all of `data` (from `training_data`), an episode at a time; nothing for others."""
+    if isinstance(learner, Surveying):
+        steps = (in_numbers(data.schema, data.episode(index)) for index in range(len(data)))
+        learner.survey((obs[:-1], action) for obs, action in steps)
+
+
+def in_numbers(schema: Schema, episode: Episode) -> tuple[Tensor, Tensor]:
+    """An episode's raw observations (T + 1, O) and actions (T, A), one-hot if discrete, float32."""
+    obs = torch.from_numpy(schema.flatten(episode.observations()).astype(np.float32))
+    return obs, torch.from_numpy(schema.action.pack(episode.action).astype(np.float32))
 
 
 def no_reward(achieved: Tensor, goal: Tensor) -> Tensor:

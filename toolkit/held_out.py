@@ -12,6 +12,7 @@ from toolkit.baselines import Transitions
 from toolkit.configure import open_data
 from toolkit.core import Dynamics, Episode, child_seed
 from toolkit.episodes import stream
+from toolkit.feed import in_numbers
 from toolkit.given import check_shape
 from toolkit.records import RunConfig
 from toolkit.store import Mixture, ReplayStore, Schema
@@ -69,8 +70,7 @@ def held_out_episodes(
 
 def transitions(schema: Schema, episode: Episode, number: int) -> Transitions:
     """An episode's T transitions, as a Batch holds them."""
-    obs = torch.from_numpy(schema.flatten(episode.observations()).astype(np.float32))
-    action = torch.from_numpy(schema.action.pack(episode.action).astype(np.float32))
+    obs, action = in_numbers(schema, episode)
     ended = torch.zeros(len(episode), dtype=torch.bool)
     ended[-1] = bool(episode.terminated)
     reward = torch.from_numpy(np.asarray(episode.reward, np.float32))

@@ -92,6 +92,7 @@ def _learner(design: Design, name: str, task: Task, store: ReplayStore, acting: 
     data = feed.training_data(store, config.needs)
     learner = config.build(data.spec, seed=0, device="cpu")
     sampler = feed.sampler(data, config.needs, batch_size=design.batch_size, seed=0)
+    feed.survey(learner, data)
     update = _seconds(lambda: learner.update(sampler.next()))
     if not acting:
         return update, 0.0, 0.0

@@ -44,6 +44,7 @@ def size(config: LearnerConfig, data: ReplayStore | Mixture, *, batch_size: int 
     chosen = feed.training_data(data, config.needs)
     learner = config.build(chosen.spec, seed=0, device="cpu")
     sampler = feed.sampler(chosen, config.needs, batch_size=batch_size, seed=0)
+    feed.survey(learner, chosen)
     with FlopCounterMode(display=False) as counter:
         for _ in range(UPDATES):
             learner.update(sampler.next())

@@ -28,12 +28,8 @@ from toolkit.grid import Axis, Grid
 from toolkit.records import Record, RunConfig, mark_done, write_records
 
 
-def nothing(number: int) -> int:
-    return number
-
-
 def overhead(tasks: int) -> None:
-    calls = [(nothing, (i,)) for i in range(tasks)]
+    calls = [(abs, (i,)) for i in range(tasks)]
     for name, program in (("bare python", "pass"), ("python that imports torch", "import torch")):
         count = tasks if program == "pass" else max(1, tasks // 10)
         with timed(name, count):
@@ -82,7 +78,7 @@ def slots(folder: Path, runs: int, steps: int) -> None:
     collect("pendulum", out=store, episodes=20, contexts=4, coverage=0.3, seed=0)
     settings = {"steps": steps, "episodes": 2, "device": "cpu"}
     configs = Grid(["bc"], [str(store)], range(runs), settings=settings).runs()
-    next(iter(map_tasks([(nothing, (0,))], slots=1)))
+    next(iter(map_tasks([(abs, (0,))], slots=1)))
     seconds = {}
     for count in (1, 2):
         began = time.perf_counter()

@@ -211,6 +211,24 @@ def test_each_task_has_a_process_of_its_own_and_one_that_dies_takes_no_other_wit
     assert len({pid for _, pid in alive}) == 4
 
 
+def of_script(tmp_path: Path, text: str) -> str:
+    """What a script prints."""
+    script = tmp_path / "script.py"
+    script.write_text("from toolkit.engines.local import map_tasks\nprint('began')\n" + text)
+    argv = [sys.executable, str(script)]
+    return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+
+
+def test_a_script_without_a_guard_is_not_begun_again_by_its_workers(tmp_path):
+    said = of_script(tmp_path, "print(sorted(map_tasks([(abs, (-1,)), (abs, (-2,))], slots=2)))\n")
+    assert said == "began\n[(0, 1), (1, 2)]\n"
+
+
+def test_workers_know_what_a_script_defines(tmp_path):
+    text = "def double(x): return 2 * x\nif __name__ == '__main__': print(list(map_tasks([(double, (4,))], slots=1)))\n"
+    assert of_script(tmp_path, text).endswith("[(0, 8)]\n")
+
+
 def start(store: Path, out: Path, *flags: str) -> subprocess.Popen:
     argv = [*(str(store) if flag == "STORE" else flag for flag in SWEEP)]
     argv += ["--steps", "300", "--batch-size", "8", "--axis", "learner.hidden=8", "--device", "cpu"]

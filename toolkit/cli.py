@@ -348,7 +348,7 @@ def guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # asking again changes nothing: it is stopping
             signal.signal(number, signal.SIG_IGN)
-        print("\ninterrupted; what was done is saved, the same command continues", file=sys.stderr)
+        print("\ninterrupted; nothing is half written, the same command continues from what was saved", file=sys.stderr)
         return 130
     except BrokenPipeError:
         for stream in (sys.stdout, sys.stderr):  # nothing more can be said, also not when Python ends

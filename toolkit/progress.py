@@ -30,9 +30,8 @@ class ProgressLine:
         self.last = now
         elapsed, fresh = now - self.began, done - self.first
         left = f", {duration(elapsed / fresh * (self.total - done))} left" if fresh > 0 and done < self.total else ""
-        text = (
-            f"{self.label} {done:.4g}/{self.total} ({100 * done / self.total:.0f}%){left}{'  ' + note if note else ''}"
-        )
+        count = f"{done:.0f}" if done >= 1000 else f"{done:.4g}"
+        text = f"{self.label} {count}/{self.total} ({100 * done / self.total:.0f}%){left}{'  ' + note if note else ''}"
         print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=self.stream, flush=True)
 
     def close(self, note: str = "") -> None:

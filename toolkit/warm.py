@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import toolkit.cli_data
 import toolkit.cli_runs
 import toolkit.cli_sweep
@@ -12,3 +14,4 @@ from toolkit import registry
 
 registry.learners()
 registry.suites()
+gc.freeze()  # a worker's garbage collection then leaves these objects, and the pages it shares with the server, alone

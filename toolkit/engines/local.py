@@ -6,16 +6,19 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from toolkit.engines import Task, TaskFailed
@@ -48,10 +51,11 @@ def map_tasks(tasks: Sequence[Task], *, slots: int, fresh: bool = False) -> Iter
     if slots < 1:
         raise ValueError(f"slots must be at least 1, got {slots}")
     waiting = deque(range(len(tasks)))
+    script = any(b"__main__" in bytes(ForkingPickler.dumps(task)) for task in tasks)
     workers: dict[Connection, _Worker] = {}
     try:
         for _ in range(min(slots, len(tasks))):
-            worker = _Worker()
+            worker = _Worker(script=script)
             workers[worker.pipe] = worker
             worker.give(waiting.popleft(), tasks)
         while workers:
@@ -71,7 +75,7 @@ def map_tasks(tasks: Sequence[Task], *, slots: int, fresh: bool = False) -> Iter
                     worker.process.join()
                     del workers[pipe]
                     if waiting:
-                        worker = _Worker()
+                        worker = _Worker(script=script)
                         workers[worker.pipe] = worker
                 if waiting:
                     worker.give(waiting.popleft(), tasks)
@@ -118,13 +122,31 @@ def _starting() -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Worker:
-    """A process that carries out tasks, forked from a server that is single-threaded and has imported `WARM`."""
+@contextmanager
+def _scriptless() -> Iterator[None]:
+    """What is started here does not run the caller's script to know its names, as multiprocessing would have it.
 
-    def __init__(self) -> None:
+    That takes longer than all else a worker does before its task, and a script that has no guard
+    (`if __name__ == "__main__"`) would begin itself again.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+class _Worker:
+    """A process that carries out tasks, forked from a server that is single-threaded and has imported `WARM`.
+
+    `script`: the tasks name what the caller's script defines, so it is run there, under another name.
+    """
+
+    def __init__(self, *, script: bool) -> None:
         context = multiprocessing.get_context("forkserver")
         self.pipe, theirs = context.Pipe()
-        with _starting():
+        with _starting(), nullcontext() if script else _scriptless():
             # the server keeps the environment that it was started in, so today's goes along
             self.process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=False)
             self.process.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, sqrt
 
 import numpy as np
 from scipy import special
@@ -25,7 +25,7 @@ def probability_of_improvement(a: Array, b: Array, *, rng: np.random.Generator, 
 def improvement(a: Array, b: Array, *, rng: np.random.Generator, level: float = 0.95) -> tuple[Estimate, float]:
     """`probability_of_improvement`, and the two-sided p value of its being a half; 1 when nothing can be said.
 
-    For many pairs of learners correct the p values together, by `holm`.
+    The p value is that of Wilson's score test, so it is below 1 - level where the interval leaves out a half. For many pairs of learners correct the p values together, by `holm`.
     """
 
     def above(x: Array, y: Array) -> Array:
@@ -39,7 +39,8 @@ def improvement(a: Array, b: Array, *, rng: np.random.Generator, level: float = 
         return found, 1.0
     if error == 0:  # every draw agrees: a sign test
         return found, 2 * 0.5 ** len(a)
-    return found, float(2 * special.stdtr(degrees, -abs(value - 0.5) / error))
+    of_a_half = error * sqrt(0.25 / (value * (1 - value)))  # the same effective size, at the half that is doubted
+    return found, float(2 * special.stdtr(degrees, -abs(value - 0.5) / of_a_half))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -37,8 +37,10 @@ LEVELS = {
 def evaluated(records: Sequence[Record]) -> str:
     """How much was evaluated, a line for each learner and suite."""
     rows = [("learner", "family", "suite", "runs", "evaluation episodes", "success", "score")]
-    for key in sorted({(r.learner, r.family, r.suite) for r in records}):
-        group = [r for r in records if (r.learner, r.family, r.suite) == key]
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for r in records:
+        groups.setdefault((r.learner, r.family, r.suite), []).append(r)
+    for key, group in sorted(groups.items()):
         wins = sum(r.success for r in group) / len(group)
         score = sum(r.score for r in group) / len(group)
         runs = len({r.run for r in group})

@@ -25,7 +25,8 @@ def probability_of_improvement(a: Array, b: Array, *, rng: np.random.Generator, 
 def improvement(a: Array, b: Array, *, rng: np.random.Generator, level: float = 0.95) -> tuple[Estimate, float]:
     """`probability_of_improvement`, and the two-sided p value of its being a half; 1 when nothing can be said.
 
-    The p value is that of Wilson's score test, so it is below 1 - level where the interval leaves out a half. For many pairs of learners correct the p values together, by `holm`.
+    The p value is that of Wilson's score test, so it is below 1 - level where the interval leaves out a half. For
+    many pairs of learners correct the p values together, by `holm`.
     """
 
     def above(x: Array, y: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Laws of what surrounds a sweep: names that tell runs apart, searches with equal budgets, doctor, completion."""
+"""Laws of what surrounds a sweep: names that tell runs apart, searches with equal budgets, mirrors, doctor."""
 
 from __future__ import annotations
 
@@ -269,18 +269,6 @@ def test_the_doctor_names_what_is_missing_and_the_fix(tmp_path, monkeypatch):
     assert found["no-such-package"].level == "problem"
     assert "pip install" in found["no-such-package"].fix
     assert "packmule[remote]" in found["extras not installed"].fix
-
-
-def test_completion_is_installed_and_bash_reads_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert main(["completion", "bash", "--install"]) == 0
-    path = tmp_path / ".local/share/bash-completion/completions/packmule"
-    assert str(path) in capsys.readouterr().out
-    script = f"source {path}; complete -p packmule"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "packmule" in done.stdout
-    assert "sweep" in path.read_text()
 
 
 def test_a_grid_of_one_run_is_that_run(store):

@@ -18,6 +18,7 @@ from sweeping import bits, finished_once, grid, wait_until
 
 from toolkit.cli import main
 from toolkit.collect import collect
+from toolkit.cost import shorter_tail
 from toolkit.engines.local import Local, map_tasks
 from toolkit.grid import Axis, Grid
 from toolkit.lease import LeaseLost, hold, holder
@@ -357,3 +358,23 @@ def test_status_tells_of_a_run_what_its_folder_holds(done, capsys):
     assert f"{one.score:.3f}" in out
     assert main(["status", str(done), "--json"]) == 0
     assert len([json.loads(line) for line in capsys.readouterr().out.splitlines()]) == 6
+
+
+def test_the_last_runs_start_longest_first_once_finished_ones_say_how_long(store, tmp_path):
+    runs = grid(store, seeds=4).runs()
+    assert shorter_tail(runs, tmp_path, 1) == runs  # nothing is known
+    sweep(runs[:1], tmp_path, engine=Local(1))
+    assert shorter_tail(runs, tmp_path, 1) == runs  # of one learner only
+    sweep(runs[:2], tmp_path, engine=Local(1))
+    for config, seconds in zip(runs[:2], (1.0, 100.0), strict=True):
+        path = tmp_path / config.folder_name / "state.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
+    bc, iql = runs[::2], runs[1::2]
+    assert shorter_tail(runs, tmp_path, 1) == [*runs[:6], iql[3], bc[3]]
+    assert shorter_tail(runs, tmp_path, 2) == [*runs[:4], iql[2], iql[3], bc[2], bc[3]]
+    assert shorter_tail(runs, tmp_path, 9) == [*runs[:2], *iql[1:], *bc[1:]]
+    argv = ["sweep", "--learners", "bc", "iql", "--stores", str(store), "--seeds", "0", "1", "--steps", "6"]
+    argv += ["--slots", "1", "--batch-size", "8", "--episodes", "1", "--device", "cpu", "--axis", "learner.hidden=8"]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    ended = sorted(begun(tmp_path), key=lambda folder: (folder / "DONE").stat().st_mtime_ns)
+    assert [folder.name for folder in ended] == [run.folder_name for run in (*runs[:2], runs[3], runs[2])]

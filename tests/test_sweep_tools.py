@@ -1,9 +1,13 @@
-"""Laws of what surrounds a sweep: names that tell runs apart, searches with equal budgets, doctor, completion."""
+"""Laws of what surrounds a sweep: names that tell runs apart, searches with equal budgets, mirrors, doctor."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from toolkit.doctor import findings
 from toolkit.engines.local import Local
 from toolkit.grid import Axis, Grid
 from toolkit.plots import unseen
-from toolkit.records import read_metrics
+from toolkit.records import read_metrics, read_records
 from toolkit.runs import Evaluated, run_table
 from toolkit.status import begun
 from toolkit.sweep import sweep
@@ -166,6 +170,88 @@ def records_of(data: bytes) -> list[bytes]:
     return found
 
 
+@pytest.fixture(scope="module")
+def followed(store, tmp_path_factory) -> Path:
+    """Two runs with scores on the way; the second still goes on, and its last line is being written."""
+    out = tmp_path_factory.mktemp("followed") / "runs"
+    scored = grid(store)
+    sweep(replace(scored, settings={**scored.settings, "evaluate_every": 3}).runs(), out, engine=Local(2))
+    going = begun(out)[1]
+    (going / "DONE").unlink()
+    (going / "episodes.jsonl").rename(going / "evaluations.jsonl")
+    with (going / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "seco')
+    return out
+
+
+def test_wandb_keeps_every_number_once_at_its_step_and_asks_no_network(followed, tmp_path):
+    wandb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    flags = ["mirror", str(followed), "--to", "wandb", "--out", str(tmp_path / "kept")]
+    with socket.create_server(("127.0.0.1", 0)) as proxy:  # all that is asked goes here
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), address)
+        for _ in range(2):  # again is the same
+            done = subprocess.run(
+                [sys.executable, "-m", "toolkit.cli", *flags], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                env={**kept, **proxies, "HOME": str(tmp_path)}, check=False,
+            )  # fmt: skip
+            assert (done.returncode, done.stderr) == (0, "")
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    for folder in begun(followed):
+        (file,) = (tmp_path / "kept/wandb").glob(f"offline-run-*/run-{folder.name}.wandb")
+        found: dict[int, dict[str, float]] = {}
+        for record in map(wandb.Record.FromString, blocks_of(file.read_bytes())):
+            if record.WhichOneof("record_type") == "history":
+                items = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+                assert items["_step"] not in found
+                found[items["_step"]] = {name: value for name, value in items.items() if name[0] != "_"}
+        for line in read_metrics(folder):
+            assert line.items() - {("step", line["step"])} <= found[line["step"]].items()
+        assert set(found) == {3, 6}
+        for step, numbers in found.items():
+            returns = [one.score for one in read_records(next(folder.glob("e*s.jsonl"))) if one.step == step]
+            scores = [value for name, value in numbers.items() if name.startswith("score/")]
+            assert sorted(scores) == pytest.approx(sorted(returns), abs=1e-6)  # one episode a split
+
+
+def blocks_of(data: bytes) -> list[bytes]:
+    """The records of a .wandb file: after 7 bytes, parts of checksum (4), length (2), kind (1), in 32 KiB blocks."""
+    found, record, at = [], b"", 7
+    while at < len(data):
+        if 32768 - at % 32768 < 7:  # padding
+            at += 32768 - at % 32768
+            continue
+        end = at + 7 + int.from_bytes(data[at + 4 : at + 6], "little")
+        record += data[at + 7 : end]
+        if data[at + 6] in (1, 4):  # whole, or the last part
+            found.append(record)
+            record = b""
+        at = end
+    return found
+
+
+@pytest.mark.parametrize(("target", "library"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_damaged_run_is_refused_before_any_is_mirrored(followed, tmp_path, capsys, target, library):
+    pytest.importorskip(library)
+    shutil.copytree(followed, tmp_path / "runs")
+    damaged = begun(tmp_path / "runs")[1] / "metrics.jsonl"
+    damaged.write_text("no metrics\n" + damaged.read_text())
+    assert main(["mirror", str(tmp_path / "runs"), "--to", target, "--out", str(tmp_path / "out")]) == 2
+    assert f"{damaged}:1: not a line of metrics" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["disabled", "dryrun"])
+def test_a_mode_that_would_mirror_nothing_is_refused(followed, tmp_path, monkeypatch, capsys, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert main(["mirror", str(followed), "--to", "wandb", "--out", str(tmp_path / "out")]) == 2
+    assert f"WANDB_MODE is '{mode}'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_doctor_finds_this_environment_usable_and_leaves_nothing(tmp_path, capsys):
     assert main(["doctor", "--out", str(tmp_path), "--json"]) == 0
     found = {one["what"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
@@ -183,18 +269,6 @@ def test_the_doctor_names_what_is_missing_and_the_fix(tmp_path, monkeypatch):
     assert found["no-such-package"].level == "problem"
     assert "pip install" in found["no-such-package"].fix
     assert "packmule[remote]" in found["extras not installed"].fix
-
-
-def test_completion_is_installed_and_bash_reads_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert main(["completion", "bash", "--install"]) == 0
-    path = tmp_path / ".local/share/bash-completion/completions/packmule"
-    assert str(path) in capsys.readouterr().out
-    script = f"source {path}; complete -p packmule"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "packmule" in done.stdout
-    assert "sweep" in path.read_text()
 
 
 def test_a_grid_of_one_run_is_that_run(store):

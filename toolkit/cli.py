@@ -294,6 +294,8 @@ def parse(argv: Sequence[str]) -> Command:
     train: type = Train
     if argv and argv[0] == "train":
         train = train_command(argv[1:])
+    if argv and argv[0] == "--tyro-print-completion":
+        train = train_command([])  # of every learner
     if argv and argv[0] == "sweep":
         argv = ["sweep", *with_preset(argv[1:])]
     commands = {

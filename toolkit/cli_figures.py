@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,7 +103,10 @@ class Mirror:
     def run(self) -> int:
         from toolkit.mirror import mirror
 
-        print(f"{mirror(local_runs(self.runs), self.to, self.out, project=self.project)} runs: {self.out}")
+        count = mirror(local_runs(self.runs), self.to, self.out, project=self.project)
+        kept = self.to == "wandb" and os.environ.get("WANDB_MODE") != "online"
+        send = f"; to send them: wandb sync {shlex.quote(str(self.out))}/wandb/offline-run-*" if kept else ""
+        print(f"{count} runs: {self.out}{send}")
         return 0
 
 

@@ -92,9 +92,12 @@ class Sweep(RunSettings):
         return 1 if outcome.failed else 0
 
     def carried(self, configs: Sequence[RunConfig], engine: Engine) -> Outcome:
+        from toolkit.cost import shorter_tail
         from toolkit.sweep import sweep
         from toolkit.watch import Watch
 
+        if (slots := getattr(engine, "slots", None)) and not is_url(self.out):
+            configs = shorter_tail(configs, Path(self.out), slots)
         with Watch([config.folder_name for config in configs], None if is_url(self.out) else Path(self.out)) as watch:
             return sweep(configs, self.out, engine=engine, retries=self.retries, watch=watch)
 

@@ -57,6 +57,28 @@ def costs(configs: Sequence[RunConfig], out: Path, *, calibrate: bool = True) ->
     return [found[_key(config.to_json())] for config in configs]
 
 
+def shorter_tail(configs: Sequence[RunConfig], out: Path, slots: int) -> list[RunConfig]:
+    """The runs, the last 2 x `slots` of those that are not done longest first: else one may end alone, long after.
+
+    The others keep their places, and so do all unless finished runs in `out` say what each of these costs.
+    """
+    try:
+        found, prices = plans(configs, out), costs(configs, out, calibrate=False)
+    except (ValueError, OSError):  # a damaged run beside them is for others to report
+        return list(configs)
+    left = {
+        at: price.seconds(configs[at], one.step if one else 0) if price else None
+        for at, (one, price) in enumerate(zip(found, prices, strict=True))
+        if one is None or one.state != "done"
+    }
+    tail = dict(list(left.items())[-2 * slots :])
+    known = {at: seconds for at, seconds in tail.items() if seconds is not None}
+    if len(known) < len(tail):
+        return list(configs)
+    first = [at for at in range(len(configs)) if at not in tail]
+    return [configs[at] for at in [*first, *sorted(known, key=known.__getitem__, reverse=True)]]
+
+
 def _key(config: dict) -> str:
     return json.dumps([config[name] for name in ("learner", "options", "batch_size", "episodes", "splits", "suite")])
 

@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import io
 import json
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -35,6 +34,7 @@ CHOICES = {  # of d3rlpy's options that are words; it checks them late or not at
     "embed_activation_type": ("gelu", "none", "relu", "swish", "tanh"),
 }
 MAY_BE_ZERO = {"rl_start_step", "warmup_steps", "warmup_tokens"}  # of the whole numbers
+LARGEST = float(torch.finfo(torch.float32).max)
 SHARES = {"gamma", "tau", "attn_dropout", "resid_dropout", "embed_dropout"}
 
 
@@ -109,9 +109,9 @@ def checked(key: str, value: Any, default: Any, kind: type) -> Any:
         raise ValueError(f"option {key} is {value!r}; expected a {type(default).__name__}, such as {default!r}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         least = 1 if type(default) is int and key not in MAY_BE_ZERO else 0
-        most = 1 if key in SHARES else math.inf
-        if not (least <= value <= most and math.isfinite(value)):
-            limits = f"from {least} to {most}" if most == 1 else f"of at least {least}, and finite"
+        most = 1 if key in SHARES else 2**31 - 1 if type(default) is int else LARGEST
+        if not least <= value <= most:
+            limits = f"from {least} to {most}" if most == 1 else f"of at least {least}, and at most {most:.9g}"
             raise ValueError(f"option {key} is {value!r}; expected a number {limits}")
     return value
 
@@ -180,8 +180,14 @@ class Adapted:
         self.scale = ActionScale(spec).to(device)
         self.random = Stream(child_seed(seed, "d3rlpy"), device)
         algo = config.create(device=device)
-        with self.random:
-            algo.create_impl((spec.obs_dim,), spec.action_dim)
+        try:
+            with self.random:
+                algo.create_impl((spec.obs_dim,), spec.action_dim)
+        except AssertionError as error:
+            raise ValueError(
+                f"d3rlpy's {config.get_type()} with these options does not take vectors of {spec.obs_dim} numbers as "
+                "observations; leave its encoder factories out, or take vector or default"
+            ) from error
         self.impl = algo.impl
         parts = {field.name: getattr(self.impl.modules, field.name) for field in fields(self.impl.modules)}
         self.modules = {k: part for k, part in parts.items() if isinstance(part, nn.Module)}

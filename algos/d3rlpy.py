@@ -60,7 +60,14 @@ class D3rlpyConfig(LearnerConfig):
                 "use the learner d3rlpy-bc"
             )
         if self.options:
-            theirs(self.algo, self.hidden, self.options)
+            quantiles = getattr(theirs(self.algo, self.hidden, self.options), "q_func_factory", None)
+            count = getattr(quantiles, "n_quantiles", None)
+            greedy = getattr(quantiles, "n_greedy_quantiles", count)
+            if count != greedy and "continuous" in self.actions:  # d3rlpy draws its targets as its greedy values
+                raise ValueError(
+                    f"d3rlpy's iqn with continuous actions needs n_quantiles equal to n_greedy_quantiles, got {count} "
+                    f'and {greedy}: q_func_factory={{"type":"iqn","params":{{"n_greedy_quantiles":{count}}}}}'
+                )
 
     @property
     def actions(self) -> tuple[Literal["continuous", "discrete"], ...]:  # type: ignore[override]
@@ -193,13 +200,23 @@ class NearestD3rlpy(D3rlpy):
             ).cpu()
             for obs, action in episodes
         ]
-        self.impl._nbsr.fit(torch.cat(pairs).numpy())
+        every = torch.cat(pairs)
+        if not every.isfinite().all():
+            raise ValueError(f"beta of prdc is {self.impl._beta}, by which observations are no longer finite; lower it")
+        self.impl._nbsr.fit(every.numpy())
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """As d3rlpy's. Raises RuntimeError before `survey`."""
+        """As d3rlpy's. Raises RuntimeError before `survey`, FloatingPointError if the actor is no longer finite."""
         if not hasattr(self.impl._nbsr, "_fit_X"):
             raise RuntimeError("prdc was asked for an update before it saw the data: call survey(episodes) first")
-        return super().update(batch)
+        try:
+            return super().update(batch)
+        except ValueError as error:  # of the search: a query that is not finite has no neighbour
+            if all(weight.isfinite().all() for weight in self.impl.policy.parameters()):
+                raise
+            raise FloatingPointError(
+                f"prdc's actor is not finite at step {self.step + 1}; lower the learning rate or alpha"
+            ) from error
 
 
 class RandomD3rlpy:

@@ -236,6 +236,9 @@ def test_continuous_transformers_padded_steps_do_not_matter():
         ("dqn", 'q_func_factory={"type":"qr","params":{"quantiles":3}}', "qr has no ..quantiles"),
         ("dqn", "q_func_factory=3", "expected a name"),
         ("dqn", "optim_factory=adamw", "did you mean 'adam_w'"),
+        ("prdc", "q_func_factory=iqn", "n_quantiles equal to n_greedy_quantiles"),
+        ("prdc", "beta=1e300", "at most 3.4"),
+        ("cql", "n_critics=100000000000000000000", "at most 2.1"),
         ("random_policy", "distribution=gauss", "expected one of normal, uniform"),
     ],
 )

@@ -22,6 +22,7 @@ from toolkit.cli import main
 from toolkit.collect import collect
 from toolkit.compiled import PAYS_FROM, compiled, obstacle
 from toolkit.configure import configure, load_learner
+from toolkit.core import Spec
 from toolkit.evaluate import evaluate, rollouts
 from toolkit.lease import hold
 from toolkit.records import RunConfig, load, read_config, read_metrics
@@ -355,3 +356,34 @@ def test_an_interrupt_while_saving_for_the_last_time_is_heard(store, tmp_path, m
 def test_settings_out_of_range_are_refused(store, change, message):
     with pytest.raises(ValueError, match=message):
         configured(store, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fb", {"z_dim": 10**20}, "z_dim of fb is 10"),
+        ("mpc", {"hidden": (10**20,)}, "hidden of mpc is 10"),
+        ("mpc", {"lr": float("inf")}, "lr of mpc is inf"),
+        ("fb", {"noise_clip": 1e300}, "noise_clip of fb is 1e"),
+        ("fb", {"hidden": (2**31 - 1, 2**31 - 1)}, "cannot be built with these options"),
+    ],
+)
+def test_options_that_no_network_could_have_are_refused_by_name(store, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        configured(store, name, options=options)
+
+
+def test_a_run_whose_configuration_was_edited_after_it_ended_is_not_evaluated(store, tmp_path):
+    folder = train.run(configured(store, steps=2), tmp_path)
+    body = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(body | {"seed": 5}))
+    with pytest.raises(ValueError, match=r"config\.json and DONE name different runs"):
+        evaluate(folder)
+
+
+def test_a_specification_with_unbounded_actions_is_plain_json_and_comes_back(store):
+    spec = replace(store.spec, action_low=np.array([-np.inf], np.float32), action_high=np.array([np.inf], np.float32))
+    again = Spec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False)))
+    assert again.action_low == -np.inf
+    assert again.action_high == np.inf
+    assert again.to_json() == spec.to_json()

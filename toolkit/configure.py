@@ -8,16 +8,20 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from toolkit import checkpoint, feed, registry
 from toolkit.compiled import Compile, decide
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
 from toolkit.given import equip, named_runs
-from toolkit.records import RunConfig, read_config, read_object
+from toolkit.records import RunConfig, read_config, read_object, verify_done
 from toolkit.store import Mixture, ReplayStore, Schema, open_mixture
 from toolkit.store.files import digest
 from toolkit.store.packed import Tier
+
+LARGEST_INT = 2**31 - 1
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def resolve_device(device: str) -> str:
@@ -72,6 +76,7 @@ def configure(
     """
     name = learner if isinstance(learner, str) else learner.name
     config = learner_config(name, options or {}) if isinstance(learner, str) else learner
+    check_numbers(name, config)
     config, given = named_runs(config)
     opened = open_data(store, commit, view, relabel) if opened is None else opened
     suite = opened.schema.environment.get("suite", "")
@@ -105,9 +110,22 @@ def configure(
         given=given,
     )
     data = feed.training_data(opened, config.needs)
-    built = config.build(data.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    try:
+        built = config.build(data.spec, seed=0, device=run.device)  # refuses here what it could not train on
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name} cannot be built with these options ({reason}); choose smaller sizes") from error
     equip(built, run, data.spec, opened.schema)
     return run
+
+
+def check_numbers(name: str, config: LearnerConfig) -> None:
+    """Raises ValueError for an option of learner `name` that is not finite in float32, or counts beyond 2**31 - 1."""
+    for option, value in vars(config).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            most = {int: LARGEST_INT, float: LARGEST_FLOAT}.get(type(number))
+            if most is not None and not abs(number) <= most:
+                raise ValueError(f"{option} of {name} is {number}; expected a finite number of at most {most:.9g}")
 
 
 def open_data(
@@ -139,10 +157,13 @@ def load_learner(
 ) -> tuple[RunConfig, Learner, Schema]:
     """A run's configuration, its learner as last saved or at a snapshot, and the schema; the store is not needed.
 
-    Raises ValueError if the folder is not a run, holds no checkpoint yet, or no snapshot of that step.
+    Raises ValueError if the folder is not a run, holds no checkpoint yet, or no snapshot of that step, or if its
+    config.json is not that of the run that was carried out.
     """
     folder = Path(folder)
     config = read_config(folder)
+    if (folder / "DONE").exists():
+        verify_done(folder, config)
     saved = read_object(folder / "spec.json")
     if saved.pop("digest", None) != digest(saved):
         raise ValueError(f"{folder / 'spec.json'}: digest does not match its content; the file is damaged")

@@ -139,11 +139,11 @@ class Spec:
     images: dict[str, tuple[int, ...]] = field(default_factory=dict)  # key -> (H, W, C) of Batch.images
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers; `from_json` gives back an equal Spec."""
+        """Plain lists and numbers, limits that are infinite as words; `from_json` gives back an equal Spec."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, np.ndarray):
-                return [float(x) for x in value]
+                return [float(x) if np.isfinite(x) else str(float(x)) for x in value]
             if isinstance(value, Moments):
                 return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
             if isinstance(value, dict):

@@ -21,6 +21,7 @@ from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.bits import Rows, transition_lengths
 from toolkit.configure import learner_config, load_learner, open_data
 from toolkit.core import Array, Dynamics, Spec, child_seed
+from toolkit.episodes import check_range
 from toolkit.fqe import learner_spec
 from toolkit.held_out import held_out, training
 from toolkit.imagine import with_dynamics
@@ -80,6 +81,7 @@ def diagnose(
     """
     if horizon < 1 or episodes < 2:
         raise ValueError(f"horizon must be at least 1 and episodes at least 2, got {horizon} and {episodes}")
+    check_range(episodes, seed)
     run, learner, schema = load_learner(folder, device="cpu")
     model, spec = with_dynamics(run, learner), learner_spec(folder)
     torch.set_num_threads(run.threads)

@@ -14,8 +14,8 @@ import pytest
 
 from toolkit import registry
 from toolkit.cli import main
-from toolkit.cli_learners import described, page
 from toolkit.collect import collect
+from toolkit.commands.learners import described, page
 from toolkit.store import ReplayStore
 
 COLLECT = ["collect", "pendulum", "--episodes", "6", "--contexts", "3", "--coverage", "0.5"]

@@ -19,19 +19,19 @@ from typing import Annotated, Any, Literal, Protocol, Union, cast
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_bits import Bits
-from toolkit.cli_bottlenecks import Bottlenecks
-from toolkit.cli_data import Data
-from toolkit.cli_distance import Distance
-from toolkit.cli_doctor import Completion, Doctor
-from toolkit.cli_fetch import Fetch, refuse_urls
-from toolkit.cli_figures import Mirror, Plot, Report, tell
-from toolkit.cli_learners import Learners
-from toolkit.cli_proxies import Proxies
-from toolkit.cli_runs import FQE, Export
-from toolkit.cli_sweep import Status, Sweep, with_preset
-from toolkit.cli_train import Train, print_scores, train_command
-from toolkit.cli_types import Location, local_runs
+from toolkit.commands.bits import Bits
+from toolkit.commands.bottlenecks import Bottlenecks
+from toolkit.commands.data import Data
+from toolkit.commands.distance import Distance
+from toolkit.commands.doctor import Completion, Doctor
+from toolkit.commands.fetch import Fetch, refuse_urls
+from toolkit.commands.figures import Mirror, Plot, Report, tell
+from toolkit.commands.learners import Learners
+from toolkit.commands.proxies import Proxies
+from toolkit.commands.runs import FQE, Export
+from toolkit.commands.sweep import Status, Sweep, with_preset
+from toolkit.commands.train import Train, print_scores, train_command
+from toolkit.commands.types import Location, local_runs
 from toolkit.urls import is_url
 
 
@@ -234,7 +234,7 @@ class Eval:
                 )
         runs = local_runs(self.runs, whole=True)
         if self.diagnose:
-            from toolkit.cli_diagnose import diagnose_runs
+            from toolkit.commands.diagnose import diagnose_runs
 
             return diagnose_runs(
                 runs, on=self.on, horizon=self.horizon, episodes=self.episodes, seed=self.seed, out=self.out,

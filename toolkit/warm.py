@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 
-import toolkit.cli_data
-import toolkit.cli_runs
-import toolkit.cli_sweep
+import toolkit.commands.data
+import toolkit.commands.runs
+import toolkit.commands.sweep
 import toolkit.grid
 import toolkit.sweep
 import toolkit.train  # noqa: F401

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.commands.types import Location
 from toolkit.text import aligned, asks
 
 if TYPE_CHECKING:

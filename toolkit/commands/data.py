@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_coverage import Coverage
-from toolkit.cli_imagine import Imagine
-from toolkit.cli_relabel import Relabel
-from toolkit.cli_types import Location
+from toolkit.commands.coverage import Coverage
+from toolkit.commands.imagine import Imagine
+from toolkit.commands.relabel import Relabel
+from toolkit.commands.types import Location
 
 if TYPE_CHECKING:
     from toolkit.store import ReplayStore

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.commands.types import Location
 
 
 @dataclass

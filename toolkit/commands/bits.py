@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from toolkit.cli_runs import finite
-from toolkit.cli_types import Location, local_runs
+from toolkit.commands.runs import finite
+from toolkit.commands.types import Location, local_runs
 
 if TYPE_CHECKING:
     from toolkit.bits import CodeLength

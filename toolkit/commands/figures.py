@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location, local_runs
+from toolkit.commands.types import Location, local_runs
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from toolkit.cli_runs import finite
+from toolkit.commands.runs import finite
 
 if TYPE_CHECKING:
     from toolkit.tables import Row

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.commands.types import Location
 from toolkit.urls import MANGLED
 
 T = TypeVar("T")

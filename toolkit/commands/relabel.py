@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.commands.types import Location
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location
+from toolkit.commands.types import Location
 
 if TYPE_CHECKING:
     from toolkit.coverage import Coverage as Descriptors

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from toolkit.cli_runs import finite
-from toolkit.cli_types import Location
+from toolkit.commands.runs import finite
+from toolkit.commands.types import Location
 
 if TYPE_CHECKING:
     from toolkit.tables import Row

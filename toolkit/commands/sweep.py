@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_train import RunSettings, print_scores
-from toolkit.cli_types import Location
+from toolkit.commands.train import RunSettings, print_scores
+from toolkit.commands.types import Location
 from toolkit.urls import is_url
 
 if TYPE_CHECKING:

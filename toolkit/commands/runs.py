@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from toolkit.cli_types import Location, local_runs
+from toolkit.commands.types import Location, local_runs
 
 if TYPE_CHECKING:
     from toolkit.fqe import Evaluation

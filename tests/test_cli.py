@@ -86,6 +86,14 @@ def test_wrong_input_is_one_clear_error_and_nothing_is_written(store, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["eval", "eval --diagnose", "fqe", "plot", "report --out r", "mirror", "distance"])
+def test_a_command_for_runs_that_is_given_none_says_so(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    assert "no runs were given" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_of_another_environment_is_refused(tmp_path, make_store, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = make_store([5, 6])  # its schema says the suite is "count"

@@ -31,7 +31,7 @@ from toolkit.commands.proxies import Proxies
 from toolkit.commands.runs import FQE, Export
 from toolkit.commands.sweep import Status, Sweep, with_preset
 from toolkit.commands.train import Train, print_scores, train_command
-from toolkit.commands.types import Location, local_runs
+from toolkit.commands.types import Location, local_runs, refuse_none
 from toolkit.urls import is_url
 
 
@@ -266,7 +266,6 @@ class Eval:
 
 
 @dataclass
-@dataclass
 class Suites:
     """List the suites there are: time limit, numbers in a context, the [extra] or modules they need, what they are."""
 
@@ -336,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Wrong input prints one clear message and returns 2; Ctrl-C and SIGTERM return 130."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return guarded(lambda: refuse_urls(parse(sys.argv[1:] if argv is None else argv)).run())
+    return guarded(lambda: refuse_none(refuse_urls(parse(sys.argv[1:] if argv is None else argv))).run())
 
 
 def guarded(action: Callable[[], int]) -> int:

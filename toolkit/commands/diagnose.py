@@ -21,8 +21,13 @@ def diagnose_runs(
 ) -> int:  # fmt: skip
     """Diagnose each run into its folder's `diagnosis`, or into `out`/<the folder's name>; print tables or JSON."""
     from toolkit.diagnose import PHASES, diagnose, write
+    from toolkit.episodes import check_range
     from toolkit.imagined_film import film_imagined, need_films
 
+    if video:
+        check_range(video, 0)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # refused now, not after an hour
     lacking = {folder: need_films(folder, video) if video else "" for folder in folders}
     for folder in folders:
         place = folder / "diagnosis" if out is None else out / folder.resolve().name

@@ -8,7 +8,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from toolkit import checkpoint, feed, registry
@@ -21,7 +20,7 @@ from toolkit.store.files import digest
 from toolkit.store.packed import Tier
 
 LARGEST_INT = 2**31 - 1
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
+LARGEST_FLOAT = torch.finfo(torch.float32).max
 
 
 def resolve_device(device: str) -> str:

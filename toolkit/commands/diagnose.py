@@ -26,8 +26,10 @@ def diagnose_runs(
 
     if video:
         check_range(video, 0)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # refused now, not after an hour
+    if out is not None:  # refused now, not after an hour; made when there is something to put there
+        there = next(place for place in (out, *out.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise ValueError(f"{there} is a file; --out of a diagnosis is a folder")
     lacking = {folder: need_films(folder, video) if video else "" for folder in folders}
     for folder in folders:
         place = folder / "diagnosis" if out is None else out / folder.resolve().name

@@ -40,6 +40,26 @@ class ProgressLine:
         print(f"\r\x1b[K{text}" if self.live else text, file=self.stream, flush=True)
 
 
+class Phases:
+    """A line of progress for each phase of a work, one after another."""
+
+    def __init__(self) -> None:
+        self._line: ProgressLine | None = None
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        """Show that `done` of `total` of a phase is finished; another phase ends the line of the one before."""
+        if self._line is None or self._line.label != phase:
+            self.close()
+            self._line = ProgressLine(phase, total)
+        self._line.update(done)
+
+    def close(self) -> None:
+        """End the present line."""
+        if self._line is not None:
+            self._line.close()
+        self._line = None
+
+
 def duration(seconds: float) -> str:
     """Seconds as '45 s', '3 min 20 s' or '2 h 05 min'."""
     if seconds < 90:

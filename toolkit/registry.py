@@ -1,4 +1,4 @@
-"""Names to learners, suites and figures. A file in the right folder is registered by being there."""
+"""Names to learners, suites, formats and figures. A file in the right folder is registered by being there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from toolkit.core import LearnerConfig
 
 if TYPE_CHECKING:
     from toolkit.envs import Suite
+    from toolkit.formats import Format
     from toolkit.plots import Figure
 
 
@@ -94,6 +95,18 @@ def suite(name: str) -> Suite:
     ]
     hint = suggestion(name, suites())
     raise ValueError(f"unknown suite {name!r}{hint}; known: {', '.join(listed)}; packmule suites lists them all")
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Name -> foreign format, one for each module in `toolkit.formats` that defines FORMAT."""
+    found = [module.FORMAT for module in _modules("toolkit.formats") if hasattr(module, "FORMAT")]
+    return {one.name: one for one in found}
+
+
+def format(name: str) -> Format:
+    """One foreign format by name. Raises ValueError naming the nearest names."""
+    return pick("format", name, formats())
 
 
 @cache

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from toolkit.commands.coverage import Coverage
 from toolkit.commands.imagine import Imagine
 from toolkit.commands.relabel import Relabel
+from toolkit.commands.transfer import Export, Import
 from toolkit.commands.types import Location
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def _named(name: str) -> Any:
 
 @dataclass
 class Data:
-    """Look at a store, check it, mend it: `packmule data info STORE`."""
+    """Look at a store, check it, mend it, bring data in and out: `packmule data info STORE`."""
 
     action: Annotated[
         Annotated[Info, _named("info")]
@@ -292,7 +293,9 @@ class Data:
         | Annotated[Mix, _named("mix")]
         | Annotated[Coverage, _named("coverage")]
         | Annotated[Relabel, _named("relabel")]
-        | Annotated[Imagine, _named("imagine")],
+        | Annotated[Imagine, _named("imagine")]
+        | Annotated[Import, _named("import")]
+        | Annotated[Export, _named("export")],
         tyro.conf.arg(name=""),
     ]
 

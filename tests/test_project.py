@@ -100,6 +100,53 @@ class Toy:
         self.mean = state["mean"].clone()
 '''
 
+TOY_FORMAT = '''
+"""A line of JSON an episode."""
+
+import json
+
+import numpy as np
+from gymnasium import spaces
+
+from toolkit.formats import Format, Recording, Source
+from toolkit.formats._spaces import acted, observed
+from toolkit.store.schema import Schema
+
+
+class Toy(Format):
+    name = "toy-lines"
+    about = "lines of JSON"
+
+    def read(self, source, reading):
+        if not source.is_file():
+            raise ValueError(f"{source} is no file")
+        try:
+            found = [json.loads(line) for line in source.read_text().splitlines()]
+            obs, action = np.array(found[0]["obs"]), np.array(found[0]["action"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{source} holds no lines of JSON ({error})") from None
+        space, limits = acted(action.shape[1:], (np.array(one["action"]) for one in found), reading)
+        schema = Schema.from_spaces(observation=observed(obs.shape[1:], obs.dtype), action=space)
+
+        def recordings(first):
+            for number, one in enumerate(found[first:], first):
+                arrays = {name: np.array(one[name], np.float32) for name in ("obs", "action", "reward")}
+                yield Recording(where=f"line {number}", terminated=one["terminated"], **arrays)
+
+        return Source(schema, len(found), recordings, (), limits)
+
+    def write(self, store, target):
+        episodes = (store.episode(number) for number in range(len(store)))
+        target.write_text("\\n".join(json.dumps({
+            "obs": store.schema.flatten(one.observations()).tolist(), "action": one.action.tolist(),
+            "reward": one.reward.tolist(), "terminated": bool(one.terminated),
+        }) for one in episodes))
+        return ()
+
+
+FORMAT = Toy()
+'''
+
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory) -> Path:
@@ -110,6 +157,7 @@ def extended(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "tests", root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.cfg", root / "setup.cfg")
     (root / "algos" / "toy.py").write_text(TOY)
+    (root / "toolkit" / "formats" / "toy.py").write_text(TOY_FORMAT)
     return root
 
 
@@ -135,9 +183,17 @@ def test_one_file_adds_a_learner_everywhere(extended):
     assert "toy" in (extended / "figures" / "comparison.csv").read_text()
 
 
-def test_the_contract_suite_picks_up_one_more_file(extended):
-    out = run(extended, "-m", "pytest", "tests/test_learner_contract.py", "-k", "toy", "-p", "no:cacheprovider")
+@pytest.mark.parametrize("contract", ["test_learner_contract.py", "test_formats.py"])
+def test_the_contract_suites_pick_up_one_more_file(extended, contract):
+    out = run(extended, "-m", "pytest", f"tests/{contract}", "-k", "toy", "-p", "no:cacheprovider")
     assert "passed" in out
+
+
+def test_one_file_adds_a_format(extended):
+    collect("pendulum", out=extended / "f.zarr", episodes=4, contexts=2, coverage=0.5, seed=0)
+    run(extended, "-m", "toolkit.cli", "data", "export", "toy-lines", "f.zarr", "f.jsonl")
+    out = run(extended, "-m", "toolkit.cli", "data", "import", "toy-lines", "f.jsonl", "back.zarr")
+    assert "back.zarr: 4 episodes, 800 transitions" in out
 
 
 @pytest.mark.parametrize(

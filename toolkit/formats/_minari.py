@@ -16,7 +16,8 @@ import numpy as np
 from toolkit.core import leaves
 from toolkit.formats._ends import same_length
 from toolkit.formats._hdf5 import array, arrays, member, opened, subgroup
-from toolkit.store.keys import INFO_TYPES, InfoKey, checked_path
+from toolkit.formats._spaces import is_info
+from toolkit.store.keys import INFO_TYPES, InfoKey
 
 FLAGS = ("terminations", "truncations")
 NUMBERS = 1 << 24  # most numbers a space may have
@@ -128,13 +129,6 @@ def infos_of(found: Sequence[Found]) -> Infos:
     for name, forms in seen.items():
         shape, kind, more = next(iter(forms))
         everywhere = len(forms) == 1 and all(name in one.infos for one in found)
-        if everywhere and kind in INFO_TYPES and more in (0, 1) and _valid(name):
+        if everywhere and kind in INFO_TYPES and more in (0, 1) and is_info(name):
             keys[name], first[name] = InfoKey(shape, kind), more
     return Infos(keys, first, tuple(sorted(set(seen) - set(keys))))
-
-
-def _valid(name: str) -> bool:
-    try:
-        return bool(checked_path("info", name))
-    except ValueError:
-        return False

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from toolkit.core import Array
 from toolkit.formats import Reading
+from toolkit.store.keys import checked_path
 
 
 def observed(shape: Sequence[int], dtype: np.dtype) -> spaces.Box:
@@ -91,3 +92,11 @@ def chosen_keys(found: Sequence[str], reading: Reading) -> list[str]:
     if missing := [key for key in reading.keys if key not in found]:
         raise ValueError(f"no observation is called {', '.join(missing)}; the source has {', '.join(found)}")
     return [key for key in found if key in reading.keys]
+
+
+def is_info(name: str) -> bool:
+    """Whether an info of a store may have this name of the source's."""
+    try:
+        return bool(checked_path("info", name))
+    except ValueError:
+        return False

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from toolkit import registry
 from toolkit.core import Array, Episode
 from toolkit.formats import Reading
 from toolkit.store import ReplayStore, Schema
@@ -251,6 +252,26 @@ def test_a_spoilt_file_is_refused_and_nothing_is_made(spoil: Any, told: str, tmp
     with pytest.raises(ValueError, match=rf"d\.npz.*{told}"):
         import_store("ogbench", tmp_path / "d.npz", tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_changed_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    whole = _saved(tmp_path / "whole.npz", **_arrays())
+    reader, rng, refused = registry.format("ogbench"), np.random.default_rng(0), 0
+
+    def rows(path: Path) -> list[bytes]:
+        found = reader.read(path, Reading()).recordings(0)
+        return [np.concatenate([one.obs.ravel(), one.action.ravel()]).tobytes() for one in found]
+
+    for at in rng.integers(whole.stat().st_size, size=60).tolist():
+        data = bytearray(whole.read_bytes())
+        data[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "d.npz").write_bytes(data)
+        try:
+            assert rows(tmp_path / "d.npz") == rows(whole), at
+        except ValueError as error:
+            assert "d.npz" in str(error)
+            refused += 1
+    assert refused > 40
 
 
 def test_a_file_is_continued_where_its_import_stopped_inside_a_trajectory(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ PACKED = 1100  # times as many bytes as lie in the file may it claim beyond: no 
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The file, for reading. Raises FileNotFoundError if nothing is there, ValueError if it is no whole HDF5 file."""
+    """The file, for reading. Raises FileNotFoundError if nothing is there, ValueError if it is no whole HDF5 file.
+
+    What h5py makes of a damaged file, wherever it is come upon, is a ValueError too.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
     if not path.is_file():
@@ -27,7 +30,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise ValueError(f"{path} is no HDF5 file, or is cut short ({error})") from None
     with file:
-        yield file
+        try:
+            yield file
+        except (KeyError, OSError, RuntimeError, TypeError, MemoryError) as error:
+            raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def member(group: h5py.Group, name: str) -> Any:
@@ -83,6 +89,8 @@ def arrays(group: h5py.Group, *, deepest: int = DEEPEST) -> dict[str, h5py.Datas
             if deepest == 1:
                 raise ValueError(f"{group.file.filename}: {group.name}/{name} is nested more than {DEEPEST} deep")
             found |= {f"{name}/{inner}": dataset for inner, dataset in arrays(part, deepest=deepest - 1).items()}
+        elif not isinstance(part, h5py.Dataset):
+            raise ValueError(f"{group.file.filename}: {group.name}/{name} is listed and not there; the file is damaged")
         elif part.dtype.kind in "fiub" and part.ndim > 0:
             found[name] = part
     return found

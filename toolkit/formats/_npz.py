@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ValueError(f"{path} is a folder; expected an npz file")
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, NotImplementedError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no npz file, or is cut short ({error})") from None
     with archive:
         claimed, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size

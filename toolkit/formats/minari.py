@@ -60,7 +60,8 @@ class Minari(Format):
         about = guarded(source, "metadata of episodes", lambda: list(storage.get_episode_metadata(range(count))))
         for number, (one, meta) in enumerate(zip(found, about, strict=True)):
             if one.steps != (stated := meta.get("total_steps", one.steps)):
-                raise ValueError(f"{source}: episode {number} is read as {one.steps} steps, but it states {stated}")
+                why = "" if storage.FORMAT == "hdf5" else ": Minari reads the first batch of rows of an episode alone"
+                raise ValueError(f"{source}: episode {number} has {stated} steps, but {one.steps} are read{why}")
         kept = [number for number, one in enumerate(found) if one.steps]
         infos = infos_of([found[number] for number in kept])
         notes: list[str] = []

@@ -186,7 +186,7 @@ def test_the_rows_that_d3rlpys_minari_loader_shifts_are_refused_and_ours_are_not
     assert np.array_equal(theirs.episodes[1].observations[1:], store.episode(1).obs["observation"][:-2])  # a row late
     with open(tmp_path / "shifted.h5", "w+b") as file:
         theirs.dump(file)
-    with pytest.raises(ValueError, match=r"not aligned: jump: shifted"):
+    with pytest.raises(ValueError, match=r"shifted\.h5.* a row late for every episode before.*get_minari"):
         import_store("d3rlpy", tmp_path / "shifted.h5", tmp_path / "b.zarr")
     assert not (tmp_path / "b.zarr").exists()
     right = import_store("minari", tmp_path / "cart-v0", tmp_path / "b.zarr")

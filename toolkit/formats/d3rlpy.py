@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 from gymnasium import spaces
 
+from toolkit.alignment import LEAST, SAMPLE, of_action
 from toolkit.core import Array
 from toolkit.formats import Format, Reading, Recording, Source
 from toolkit.formats._ends import same_length, without_final
@@ -61,6 +62,7 @@ class D3rlpy(Format):
             try:
                 ends = without_final(lengths, terminated, reading.final)
                 keys = chosen_keys(names, reading)
+                _check_rows(file, lengths, form)
                 acting, taken = _acting(form, (array(file, f"actions_{number}")[:] for number in range(count)), reading)
                 found: dict[str, spaces.Space] = {key: _seen(*form.observations[names.index(key)]) for key in keys}
                 whole = spaces.Dict(found) if form.tuples else found["observation"]
@@ -177,6 +179,40 @@ def _episodes(file: h5py.File, source: Path, count: int) -> tuple[_Form, Array, 
     if form is None:
         raise ValueError(f"{source} holds no episode")
     return form, np.asarray(lengths, np.int64), np.asarray(terminated, bool)
+
+
+def _check_rows(file: h5py.File, lengths: Array, form: _Form) -> None:
+    """Raise ValueError if observations are those of d3rlpy's `get_minari`, a row late for every episode before.
+
+    It joins the T+1 observations of Minari's episodes to their T actions. That is so if the change owes to the action
+    once episode k is read k rows further on, and does not as it stands.
+    """
+    (shape, kind), *more = form.observations
+    count = int(np.searchsorted(np.cumsum(lengths), SAMPLE) + 1)
+    lengths, starts = lengths[:count], (np.cumsum(lengths) - lengths)[:count]
+    if more or len(shape) != 1 or kind.kind != "f" or len(form.action[0]) != 1:
+        return
+    obs, actions = (
+        np.concatenate([array(file, f"{name}_{number}")[:] for number in range(len(lengths))]).astype(np.float64)
+        for name in COLUMNS[:2]
+    )
+    late = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(obs)) - np.repeat(starts, lengths)
+    rows = np.flatnonzero(
+        (place > 0)
+        & (place < np.repeat(lengths, lengths) - 1)
+        & (np.arange(len(obs)) + late + 1 < len(obs))
+        & (late > 0)
+    )
+    if len(rows) < LEAST or not (np.isfinite(obs).all() and np.isfinite(actions).all()):
+        return
+    around = actions[rows[:, None] + [-1, 0, 1]]
+    stands, moved = (of_action(obs[at], obs[at + 1] - obs[at], around) for at in (rows, rows + late[rows]))
+    if moved.outcome == "aligned" and stands.outcome != "aligned":
+        raise ValueError(
+            f"observations are a row late for every episode before, as d3rlpy's get_minari makes them: as they stand "
+            f"{stands.why}; moved back {moved.why}. Import the Minari data set itself"
+        )
 
 
 def _acting(form: _Form, actions: Iterator[Array], reading: Reading) -> tuple[spaces.Space, str]:

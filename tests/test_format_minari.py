@@ -327,4 +327,6 @@ def test_a_name_minari_does_not_find_is_told_and_the_data_set_opens_all_the_same
     lost = export_store("minari", ReplayStore.open(tmp_path / "a.zarr"), tmp_path / "my data")
     assert any("rename the folder to my_data-v0" in what for what in lost)
     assert "contexts" in lost
-    assert minari.MinariDataset(tmp_path / "my data" / "data").spec.dataset_id == "my_data-v0"
+    written = minari.MinariDataset(tmp_path / "my data" / "data")
+    assert written.spec.dataset_id == "my_data-v0"
+    assert "total_steps=2" in repr(written[0])  # without infos too

@@ -151,7 +151,7 @@ class Minari(Format):
                 rewards=episode.reward,
                 terminations=ends[0],
                 truncations=ends[1],
-                infos=_nested(episode.info) or None,
+                infos=_nested(episode.info),
             )
 
         storage.update_episodes(buffer(store.episode(index)) for index in range(len(store)))

@@ -143,3 +143,35 @@ def test_an_interrupted_import_continues_to_the_same_episodes(name: str, tmp_pat
     resumed = import_store(name, tmp_path / "there", tmp_path / "b.zarr").store
     whole = import_store(name, tmp_path / "there", tmp_path / "c.zarr").store
     assert np.array_equal(resumed.episodes["uid"], whole.episodes["uid"])
+
+
+def test_data_imported_for_a_suite_are_scored_by_acting_and_others_are_only_trained(tmp_path: Path) -> None:
+    from toolkit.collect import collect
+    from toolkit.records import load
+    from toolkit.train import train
+
+    store = collect("pendulum", out=tmp_path / "a.zarr", episodes=4, contexts=2, coverage=0.2, noise=0.1, seed=0)
+    export_store("d4rl", store, tmp_path / "a.hdf5")
+    scored = import_store("d4rl", tmp_path / "a.hdf5", tmp_path / "b.zarr", suite="pendulum").store
+    assert (scored.schema.action.low, scored.schema.action.high) == ((-2.0,), (2.0,))
+    run = train("bc", store=scored.path, steps=2, episodes=1, out=tmp_path / "runs")
+    assert {record.split for record in load(run)} == {"seen", "interpolated"}
+    other = import_store("d4rl", tmp_path / "a.hdf5", tmp_path / "c.zarr").store
+    with pytest.raises(ValueError, match="names no suite"):
+        train("bc", store=other.path, steps=2, episodes=1, out=tmp_path / "runs")
+    train("bc", store=other.path, steps=2, episodes=0, out=tmp_path / "runs")
+
+
+def test_a_suite_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    export_store("d4rl", _store(tmp_path / "a.zarr"), tmp_path / "a.hdf5")
+    with pytest.raises(ValueError, match="'action' of suite 'hopper' is box"):
+        import_store("d4rl", tmp_path / "a.hdf5", tmp_path / "b.zarr", suite="hopper")
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_another_source_never_continues_a_store(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        export_store("d4rl", _store(tmp_path / f"{name}.zarr", seed=seed), tmp_path / f"{name}.hdf5")
+    import_store("d4rl", tmp_path / "a.hdf5", tmp_path / "c.zarr")
+    with pytest.raises(ValueError, match="digest"):
+        import_store("d4rl", tmp_path / "b.hdf5", tmp_path / "c.zarr")

@@ -114,7 +114,7 @@ def check_same(out: str, saved: dict[str, Any], now: dict[str, Any], parts: Sequ
             if a.get(name) != b.get(name):
                 other.append(f"{name or part} {a.get(name)!r} instead of {b.get(name)!r}")
     if other:
-        raise ValueError(f"{out} was made by another collection ({', '.join(other)}): {advice}, or give another --out")
+        raise ValueError(f"{out} was made by another call ({', '.join(other)}): {advice}, or give another place")
 
 
 def segment_end(index: int, smallest: int) -> int:

@@ -80,6 +80,11 @@ def configure(
     opened = open_data(store, commit, view, relabel) if opened is None else opened
     suite = opened.schema.environment.get("suite", "")
     if episodes:
+        if not suite:
+            raise ValueError(
+                f"{store} names no suite, so episodes is {episodes} but there is nowhere to act: train "
+                "with episodes 0, or make the store with a suite (packmule data import --suite NAME)"
+            )
         registry.suite(suite)
         if relabel is not None:
             raise ValueError(

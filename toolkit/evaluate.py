@@ -198,12 +198,18 @@ def _env_seed(config: RunConfig, split: str, episode: int) -> int:
 
 
 def _contexts(config: RunConfig, store: ReplayStore | Mixture, split: str) -> np.ndarray:
-    """(episodes, C): contexts of the training data for "seen", else of the suite's held-out stream."""
+    """(episodes, C): contexts of the training data for "seen", else of the suite's held-out stream.
+
+    Where the data do not tell their contexts (imported ones do not), "seen" are others of the suite's training range.
+    """
+    suite = registry.suite(config.suite)
     if split == "seen":
         known = np.unique(store.episodes["context"], axis=0)
+        if known.shape[1] != len(suite.context_names):
+            return suite.contexts("train", config.episodes, seed=child_seed(config.seed, split))
         order = np.random.default_rng(child_seed(config.seed, "seen")).permutation(len(known))
         return known[order[np.arange(config.episodes) % len(known)]]
-    return registry.suite(config.suite).contexts(split, config.episodes, seed=child_seed(config.seed, split))  # type: ignore[arg-type]
+    return suite.contexts(split, config.episodes, seed=child_seed(config.seed, split))  # type: ignore[arg-type]
 
 
 def evaluate(

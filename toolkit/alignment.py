@@ -137,7 +137,7 @@ class Proof:
             np.concatenate(getattr(self._sample, part.name))[: 2 * SAMPLE] for part in fields(self._sample)
         )
         return [
-            _action(obs, following - obs, actions),
+            of_action(obs, following - obs, actions),
             _reward(np.concatenate([obs, goals], axis=1), actions[:, 1], following, rewards),
             self._jump(following - obs),
         ]
@@ -185,7 +185,8 @@ def _unexplained(features: Array, target: Array) -> Array:
     return left / np.maximum(target[~fit].var(axis=0), 1e-300)
 
 
-def _action(obs: Array, change: Array, actions: Array) -> Statement:
+def of_action(obs: Array, change: Array, actions: Array) -> Statement:
+    """What the change (n, O) of observations (n, O) owes to actions (n, 3, A) of the step before, its own, the next."""
     moving = change.std(axis=0) > 1e-9
     if not moving.any() or not (actions.std(axis=(0, 1)) > 1e-9).any():
         return Statement("action", "undecided", "observations or actions do not change")

@@ -11,10 +11,16 @@ import h5py
 
 from toolkit.store.keys import DEEPEST
 
+LARGE = 1 << 28  # bytes an array may claim to hold, whatever lies in the file
+PACKED = 1100  # times as many bytes as lie in the file may it claim beyond: no less than deflate packs zeros
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The file, for reading. Raises FileNotFoundError if nothing is there, ValueError if it is no whole HDF5 file."""
+    """The file, for reading. Raises FileNotFoundError if nothing is there, ValueError if it is no whole HDF5 file.
+
+    What h5py makes of a damaged file, wherever it is come upon, is a ValueError too.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
     if not path.is_file():
@@ -24,13 +30,16 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise ValueError(f"{path} is no HDF5 file, or is cut short ({error})") from None
     with file:
-        yield file
+        try:
+            yield file
+        except (KeyError, OSError, RuntimeError, TypeError, MemoryError) as error:
+            raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def member(group: h5py.Group, name: str) -> Any:
     """The group or data set `name` directly in `group`; None if there is none.
 
-    Raises ValueError if it is a link, or its data lie in another file.
+    Raises ValueError if it is a link, its data lie in another file, or it claims far more data than the file holds.
     """
     link = group.get(name, getlink=True)
     if link is None:
@@ -38,8 +47,14 @@ def member(group: h5py.Group, name: str) -> Any:
     if not isinstance(link, h5py.HardLink):
         raise ValueError(f"{group.file.filename}: {group.name}/{name} is a link; links are not followed")
     found = group[name]
-    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-        raise ValueError(f"{group.file.filename}: {group.name}/{name} keeps its data in another file; that is not read")
+    where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
+    if isinstance(found, h5py.Datatype):
+        raise ValueError(f"{where} is a type without data; expected an array or a group")
+    if isinstance(found, h5py.Dataset):
+        if found.external or found.is_virtual:
+            raise ValueError(f"{where} keeps its data in another file; that is not read")
+        if found.nbytes > LARGE and found.nbytes > PACKED * (held := found.id.get_storage_size()):
+            raise ValueError(f"{where} claims {found.nbytes} bytes, where {held} are in the file; that is not read")
     return found
 
 
@@ -74,6 +89,8 @@ def arrays(group: h5py.Group, *, deepest: int = DEEPEST) -> dict[str, h5py.Datas
             if deepest == 1:
                 raise ValueError(f"{group.file.filename}: {group.name}/{name} is nested more than {DEEPEST} deep")
             found |= {f"{name}/{inner}": dataset for inner, dataset in arrays(part, deepest=deepest - 1).items()}
+        elif not isinstance(part, h5py.Dataset):
+            raise ValueError(f"{group.file.filename}: {group.name}/{name} is listed and not there; the file is damaged")
         elif part.dtype.kind in "fiub" and part.ndim > 0:
             found[name] = part
     return found

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from toolkit.core import Array
 from toolkit.formats import Reading
+from toolkit.store.keys import checked_path
 
 
 def observed(shape: Sequence[int], dtype: np.dtype) -> spaces.Box:
@@ -59,6 +60,31 @@ def acted(
     return spaces.Box(low32.reshape(tuple(shape)), high32.reshape(tuple(shape)), tuple(shape), np.float32), told
 
 
+def numbered(actions: Iterable[Array], reading: Reading) -> tuple[spaces.Discrete, str]:
+    """The space of choices numbered from 0, and what was taken for granted of how many there are ("" if nothing).
+
+    They are as many as asked for with limits 0 and the last number, else as the greatest of the `actions`, arrays of
+    integers, needs. Raises ValueError if a number is negative or beyond the limits.
+    """
+    least, most = 0, 0
+    for part in actions:
+        if np.size(part):
+            least, most = min(least, int(np.min(part))), max(most, int(np.max(part)))
+    if least < 0:
+        raise ValueError(f"an action is {least}; expected choices numbered from 0, or numbers of floating point")
+    if (limits := reading.limits) is None:
+        return spaces.Discrete(most + 1), (
+            f"there are taken to be {most + 1} actions to choose from, as the greatest number in the data is {most}; "
+            "say --limits 0 LAST if there are more"
+        )
+    if limits[0] != 0 or not float(limits[1]).is_integer() or limits[1] < most:
+        raise ValueError(
+            f"limits are {limits[0]:g} and {limits[1]:g}; actions are choices numbered 0 to {most}: expected 0 and the "
+            "last number"
+        )
+    return spaces.Discrete(int(limits[1]) + 1), ""
+
+
 def chosen_keys(found: Sequence[str], reading: Reading) -> list[str]:
     """Which of the observations `found` to keep. Raises ValueError naming those asked for that are not there."""
     if reading.keys is None:
@@ -66,3 +92,11 @@ def chosen_keys(found: Sequence[str], reading: Reading) -> list[str]:
     if missing := [key for key in reading.keys if key not in found]:
         raise ValueError(f"no observation is called {', '.join(missing)}; the source has {', '.join(found)}")
     return [key for key in found if key in reading.keys]
+
+
+def is_info(name: str) -> bool:
+    """Whether an info of a store may have this name of the source's."""
+    try:
+        return bool(checked_path("info", name))
+    except ValueError:
+        return False

@@ -74,6 +74,6 @@ def arrays(group: h5py.Group, *, deepest: int = DEEPEST) -> dict[str, h5py.Datas
             if deepest == 1:
                 raise ValueError(f"{group.file.filename}: {group.name}/{name} is nested more than {DEEPEST} deep")
             found |= {f"{name}/{inner}": dataset for inner, dataset in arrays(part, deepest=deepest - 1).items()}
-        elif part.dtype.kind in "fiub" and part.ndim > 0:
+        elif isinstance(part, h5py.Dataset) and part.dtype.kind in "fiub" and part.ndim > 0:
             found[name] = part
     return found

@@ -66,7 +66,7 @@ class DiffusionPolicy(Format):
             ends = without_final(stops - starts, terminated, reading.final)
             pictures = {key for key in keys if _float_images(buffer, key, stated[key], total)}
             acting, limits = acted(stated["action"].shape[1:], buffer.blocks("data/action", total), reading)
-            seen = {
+            seen: dict[str, spaces.Space] = {
                 key: observed(stated[key].shape[1:], np.dtype(np.uint8) if key in pictures else stated[key].dtype)
                 for key in keys
             }

@@ -151,7 +151,7 @@ class Written:
         table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), index: pa.array(tasks, pa.string())})
         pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(described)}), meta / "tasks.parquet")
         info = {
-            "codebase_version": "v3.0", "robot_type": None, "total_episodes": len(told), "totalframes_of": self._total,
+            "codebase_version": "v3.0", "robot_type": None, "total_episodes": len(told), "total_frames": self._total,
             "total_tasks": len(tasks), "chunks_size": FILES, "data_files_size_in_mb": FILE // 1_000_000,
             "video_files_size_in_mb": 200, "fps": FPS, "splits": {"train": f"0:{len(told)}"},
             "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "video_path": None,

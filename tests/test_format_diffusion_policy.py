@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from damage import outcomes
 from gymnasium import spaces
 from numcodecs import Blosc
 
@@ -230,3 +231,9 @@ def test_rows_are_written_in_whole_chunks_whatever_the_lengths_of_episodes(
     written = zarr.open_group(tmp_path / "there", mode="r", zarr_format=2)["data/action"]
     assert written.chunks == (5, 2)
     assert np.array_equal(written[:], np.concatenate([store.episode(i).action for i in range(3)]))
+
+
+def test_damage_anywhere_is_refused_or_does_no_harm(tmp_path: Path) -> None:
+    export_store("diffusion-policy", _store(tmp_path / "a.zarr"), tmp_path / "a.zip")
+    for source in (_buffer(tmp_path / "a"), tmp_path / "a.zip"):
+        assert set(outcomes("diffusion-policy", source, count=20)) == {"read", "refused"}

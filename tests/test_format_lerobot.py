@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import outcomes
 from gymnasium import spaces
 from PIL import Image
 
@@ -326,3 +327,8 @@ def test_keys_that_would_become_one_column_are_refused_before_anything_is_writte
     with pytest.raises(ValueError, match=r"written as 'observation\.arm\.angle'"):
         export_store("lerobot", store, tmp_path / "out" / "there")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_damage_anywhere_is_refused_or_does_no_harm(tmp_path: Path) -> None:
+    found = outcomes("lerobot", _folder(tmp_path / "a"), count=60)
+    assert set(found) == {"read", "refused"}

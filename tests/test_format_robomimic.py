@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from damage import outcomes
 from gymnasium import spaces
 
 from toolkit.core import Episode
@@ -243,3 +244,8 @@ def test_names_that_would_become_one_and_choices_are_refused_before_anything_is_
         with pytest.raises(ValueError, match=r"would both be written as 'a_b'|has choices"):
             export_store("robomimic", ReplayStore.open(tmp_path / f"{name}.zarr"), tmp_path / "out" / "a.hdf5")
         assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_damage_anywhere_is_refused_or_does_no_harm(tmp_path: Path) -> None:
+    found = outcomes("robomimic", _file(tmp_path / "a.hdf5"), count=30)
+    assert set(found) == {"read", "refused"}

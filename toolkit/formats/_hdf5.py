@@ -11,10 +11,15 @@ import h5py
 
 from toolkit.store.keys import DEEPEST
 
+DAMAGED = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError)  # by h5py; names can be bytes then
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The file, for reading. Raises FileNotFoundError if nothing is there, ValueError if it is no whole HDF5 file."""
+    """The file, for reading. Raises FileNotFoundError if nothing is there, ValueError if it is no whole HDF5 file.
+
+    What h5py raises inside the block where a file is damaged becomes a ValueError naming it.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
     if not path.is_file():
@@ -24,7 +29,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise ValueError(f"{path} is no HDF5 file, or is cut short ({error})") from None
     with file:
-        yield file
+        try:
+            yield file
+        except DAMAGED as error:
+            raise ValueError(f"{path} is damaged, or not of this format ({error})") from error
 
 
 def member(group: h5py.Group, name: str) -> Any:

@@ -30,16 +30,12 @@ class Rows:
         self.path = path
         try:
             self._file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
+            self.names: list[str] = list(self._file.schema_arrow.names)  # of its columns
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no whole Parquet file, or is not there ({error})") from None
         counts = [self._file.metadata.row_group(n).num_rows for n in range(self._file.num_row_groups)]
         self._starts = np.cumsum([0, *counts])
         self._last: tuple[Any, Any] = (None, None)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of its columns."""
-        return list(self._file.schema_arrow.names)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -95,11 +91,13 @@ def pictures(column: Any, shape: Sequence[int] | None, where: object) -> Array:
 
     Raises ValueError if one is not embedded, of another kind or shape; it is then not decoded.
     """
+    import pyarrow as pa
     from PIL import Image, UnidentifiedImageError
 
     found: list[Array] = []
-    for number, cell in enumerate(column.to_pylist()):
-        content = cell.get("bytes") if isinstance(cell, dict) else None
+    part = _whole(column)
+    place = part.type.get_field_index("bytes") if pa.types.is_struct(part.type) else -1
+    for number, content in enumerate(part.flatten()[place].to_pylist() if place >= 0 else [None] * len(part)):
         if not isinstance(content, bytes):
             raise ValueError(f"{where}: picture {number} is not embedded; pictures in files of their own are not read")
         try:
@@ -122,7 +120,10 @@ def texts(column: Any) -> list[str] | None:
 
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
         return None
-    return [str(one) for one in column.to_pylist()]
+    try:
+        return [str(one) for one in column.to_pylist()]
+    except UnicodeDecodeError:
+        return None
 
 
 def listed(values: Array) -> Any:

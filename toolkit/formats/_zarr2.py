@@ -13,7 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,10 @@ CODECS = frozenset(
 CHUNK = 1 << 31  # bytes of the largest chunk that is read
 SLACK = 1 << 16  # bytes that a stored chunk may have beyond twice its numbers
 BLOCK = 1 << 26  # bytes, about, of rows read together
-DAMAGED = (RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError, zlib.error, lzma.LZMAError)
+DAMAGED = (
+    *(RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError, SystemError),  # SystemError: by Blosc
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),  # NotImplementedError is a RuntimeError
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Buffer:
         try:
             content = self._archive.read(name) if self._archive else (self.source / name).read_bytes()
             return json.loads(content)
-        except (*DAMAGED, RecursionError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise ValueError(f"{self.source}: {name} is no JSON ({error})") from None
 
 
@@ -132,11 +135,12 @@ def opened(source: Path) -> Iterator[Buffer]:
         raise FileNotFoundError(f"{source} is not there")
     try:
         archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{source} is neither a folder nor a zip file ({error})") from None
     with archive:
         store = zarr.storage.ZipStore(source, mode="r")
         try:
             yield Buffer(source, store, {one.filename: one.file_size for one in archive.infolist()}, archive)
         finally:
-            store.close()
+            with suppress(AttributeError):  # one that was never opened cannot be closed
+                store.close()

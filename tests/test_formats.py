@@ -69,7 +69,8 @@ def test_a_terminated_step_without_its_next_observation_is_asked_about(name: str
     assert not (tmp_path / "b.zarr").exists()
     repeated = import_store(name, tmp_path / "there", tmp_path / "b.zarr", reading=Reading(final="repeat")).store
     assert [repeated.episode(i).terminated for i in range(4)] == [True, False, False, True]
-    assert np.array_equal(leaves(repeated.episode(0).obs)["observation"][-1], store.episode(0).obs["observation"][-2])
+    (seen,) = leaves(repeated.episode(0).obs).values()  # a format may have a name of its own for it
+    assert np.array_equal(seen[-1], store.episode(0).obs["observation"][-2])
     dropped = import_store(name, tmp_path / "there", tmp_path / "c.zarr", reading=Reading(final="drop")).store
     assert not any(dropped.episode(i).terminated for i in range(len(dropped)))
     _same_steps(store.episode(0), dropped.episode(0), len(store.episode(0)) - 1)

@@ -12,6 +12,7 @@ import h5py
 from toolkit.store.keys import DEEPEST
 
 LARGE = 1 << 28  # bytes an array may claim to hold, whatever lies in the file
+DAMAGED = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, MemoryError)  # by h5py
 PACKED = 1100  # times as many bytes as lie in the file may it claim beyond: no less than deflate packs zeros
 
 
@@ -32,8 +33,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
     with file:
         try:
             yield file
-        except (KeyError, OSError, RuntimeError, TypeError, MemoryError) as error:
-            raise ValueError(f"{path} is damaged ({error})") from error
+        except DAMAGED as error:
+            raise ValueError(f"{path} is damaged, or not of this format ({error})") from error
 
 
 def member(group: h5py.Group, name: str) -> Any:

@@ -24,9 +24,11 @@ from toolkit.compiled import PAYS_FROM, compiled, obstacle
 from toolkit.configure import configure, load_learner
 from toolkit.core import Spec
 from toolkit.evaluate import evaluate, rollouts
+from toolkit.fqe import learner_spec
 from toolkit.lease import hold
 from toolkit.records import RunConfig, load, read_config, read_metrics
 from toolkit.registry import learner, suite
+from toolkit.rows_of_runs import place
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +324,14 @@ def test_a_damaged_file_of_a_run_is_an_error_that_names_it(store, tmp_path, name
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=str(folder)):
             (load if name == "episodes.jsonl" else evaluate)(folder)
+
+
+def test_a_run_without_its_specification_says_what_is_missing_and_what_to_do(store, tmp_path):
+    folder = train.run(configured(store, steps=5), tmp_path)
+    (folder / "spec.json").unlink()
+    for ask in (load_learner, place, evaluate, learner_spec):
+        with pytest.raises(ValueError, match=rf"{folder} has no spec\.json, .* train it again"):
+            ask(folder)
 
 
 def test_a_finished_run_follows_its_store(store, tmp_path):

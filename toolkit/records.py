@@ -255,6 +255,24 @@ def read_config(folder: str | Path) -> RunConfig:
         raise ValueError(f"{path}: not a run's configuration ({error}); the file is damaged") from None
 
 
+def read_saved_spec(folder: str | Path) -> dict[str, Any]:
+    """A run's spec.json: what its learner was built for ("spec"), and the schema of its data ("schema").
+
+    Raises ValueError if it is missing or no such file; whether its digest is right, `checkpoint.read_spec` looks.
+    """
+    path = Path(folder) / "spec.json"
+    try:
+        saved = read_object(path)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} has no spec.json, which says what data its learner was built for: copy it from where the run "
+            "came from, or train it again"
+        ) from None
+    if not all(isinstance(saved.get(part), dict) for part in ("spec", "schema")):
+        raise ValueError(f"{path}: not what a run's learner was built for; the file is damaged")
+    return saved
+
+
 def write_records(folder: Path, records: Iterable[Record], name: str = "episodes.jsonl") -> None:
     """Write episodes.jsonl, or the file `name`, whole."""
     replace_text(folder / name, "".join(to_line(record) + "\n" for record in records))

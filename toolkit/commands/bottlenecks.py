@@ -43,6 +43,7 @@ class Bottlenecks:
 
     def run(self) -> int:
         from toolkit.bottlenecks import Asked, bottlenecks
+        from toolkit.evaluate import again
         from toolkit.plots import plot, to_csv
         from toolkit.progress import ProgressLine
         from toolkit.records import replace_text, run_folders
@@ -55,6 +56,8 @@ class Bottlenecks:
             raise ValueError(
                 f"no finished runs under {', '.join(map(str, self.runs))}; a finished run has the file DONE"
             )
+        for folder in folders:  # every run, before the first acts
+            again(folder, asked.episodes, asked.splits, asked.seed)
         line = ProgressLine("bottlenecks", len(folders) * len(ARMS))
         rows: list[Row] = []
         for number, folder in enumerate(folders):

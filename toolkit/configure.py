@@ -164,9 +164,14 @@ def load_learner(
         verify_done(folder, config)
     spec, saved = checkpoint.read_spec(folder)
     state = checkpoint.read(folder / "checkpoint" if step in (None, config.steps) else snapshot(folder, int(step or 0)))
-    if state is None and step is not None:
+    if state is None and step not in (None, config.steps):
         kept = sorted(int(path.name) for path in (folder / "snapshots").glob("*[0-9]"))
         raise ValueError(f"{folder} holds no snapshot of step {step}; it has {kept or 'none'}: train --evaluate-every")
+    if state is None and (folder / "DONE").exists():
+        raise ValueError(
+            f"{folder} is finished, but its checkpoint is missing: copy it from where the run came from, or delete "
+            "DONE and give the command that began the run again"
+        )
     if state is None:
         raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
     here = replace(config, device=resolve_device(device))

@@ -23,6 +23,10 @@ TIERS = ("auto", "memory", "mapped", "streaming")
 EVALUATION_SPLITS = ("seen", "interpolated", "extrapolated")
 
 
+class DamagedFile(ValueError):
+    """A file of a run that does not hold what was written to it."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One evaluation episode, carrying its own identity; one line of episodes.jsonl."""
@@ -68,12 +72,20 @@ def load(*paths: str | Path) -> list[Record]:
     """
     records: list[Record] = []
     for folder in run_folders(*paths):
-        records += read_records(folder / "episodes.jsonl")
-        _check_content(folder)
+        records += final_records(folder)
     if not records:
         where = ", ".join(map(str, paths))
         raise ValueError(f"no finished runs under {where}; a finished run has the files DONE and episodes.jsonl")
     return records
+
+
+def final_records(folder: Path) -> list[Record]:
+    """The evaluation records of a finished run. Raises ValueError if they are damaged, or not those DONE speaks of."""
+    found = read_records(folder / "episodes.jsonl")
+    stated = (folder / "DONE").read_bytes().split()[1:]
+    if stated and stated != [_content(folder).encode()]:
+        raise ValueError(f"{folder}: episodes.jsonl is not what DONE says it was; one of them is damaged")
+    return found
 
 
 T = TypeVar("T")
@@ -279,8 +291,14 @@ def write_records(folder: Path, records: Iterable[Record], name: str = "episodes
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records in a file. Raises ValueError naming the line that is not one."""
-    lines = path.read_bytes().splitlines()
+    """The records in a file. Raises ValueError naming the line that is not one, or the file if it is not there."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is missing, which holds what its evaluation gave: copy it from where the run came from, or delete "
+            "DONE and give the command that began the run again"
+        ) from None
     try:  # all at once is twice as fast as line by line
         together = json.loads(b"[" + b",".join(lines) + b"]")
         if len(together) == len(lines):
@@ -314,20 +332,17 @@ def mark_done(folder: Path, config: RunConfig) -> None:
 
 
 def done_run(folder: Path) -> str:
-    """The run that DONE names, as records do."""
-    return (folder / "DONE").read_text().split()[0]
+    """The run that DONE names, as records do. Raises ValueError if it names none."""
+    words = (folder / "DONE").read_bytes().split()
+    if not words:
+        raise ValueError(f"{folder / 'DONE'} is empty, and should name the run; the file is damaged")
+    return words[0].decode(errors="replace")
 
 
 def verify_done(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if `config`, read from a finished run, is not the one that was carried out."""
     if (folder / "DONE").read_bytes().split()[:1] != [config.identity.encode()]:
         raise ValueError(f"{folder}: config.json and DONE name different runs; one of them is damaged")
-
-
-def _check_content(folder: Path) -> None:
-    stated = (folder / "DONE").read_bytes().split()[1:]
-    if stated and stated != [_content(folder).encode()]:
-        raise ValueError(f"{folder}: episodes.jsonl is not what DONE says it was; one of them is damaged")
 
 
 def _content(folder: Path) -> str:
@@ -345,7 +360,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             found.append({**values, "step": int(values["step"])})
         except (ValueError, TypeError, KeyError):
             if number != len(lines) - 1:
-                raise ValueError(f"{path}:{number + 1}: not a line of metrics; the file is damaged") from None
+                raise DamagedFile(f"{path}:{number + 1}: not a line of metrics; the file is damaged") from None
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from toolkit.records import RunConfig, read_config, read_records, read_saved_spec
+from toolkit.records import RunConfig, final_records, read_config, read_saved_spec
 from toolkit.runs import AXES, UNSEEN
 from toolkit.tables import Row
 
@@ -41,7 +41,7 @@ def returns(folder: Path) -> dict[int, tuple[float, float]]:
     """
     if not (folder / "DONE").exists():
         raise ValueError(f"{folder} is not a finished run: it has no DONE; the command that began it continues it")
-    found = read_records(folder / "episodes.jsonl")
+    found = final_records(folder)
     if not found:
         raise ValueError(f"{folder} was trained without evaluation, so its return is not known; train with --episodes")
     steps = defaultdict(list)

@@ -77,12 +77,19 @@ def test_help_and_records_load_no_torch():
         (["plot", "."], "no finished runs"),
         (["claim", "--suite", "huge"], "huge"),
         (["claim", "--out", "STORE"], "holds no study"),
+        (["claim", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["train", "iql", "--store", "STORE", "--out", "STORE/zarr.json/x"], "zarr.json is a file; --out is a folder"),
+        (["plot", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["report", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["mirror", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["distance", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["bottlenecks", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
         (["fly"], "fly"),
     ],
 )
 def test_wrong_input_is_one_clear_error_and_nothing_is_written(store, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(*[str(store) if flag == "STORE" else flag for flag in flags], capsys=capsys)
+    code, _, err = call(*[flag.replace("STORE", str(store)) for flag in flags], capsys=capsys)
     assert code == 2
     assert message in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err

@@ -207,6 +207,11 @@ class RunConfig:
 
 
 def replace_text(path: Path, text: str, *, create_only: bool = False) -> None:
+    """`replace_bytes` of text in UTF-8."""
+    replace_bytes(path, text.encode(), create_only=create_only)
+
+
+def replace_bytes(path: Path, data: bytes, *, create_only: bool = False) -> None:
     """Write a file whole: to a temporary name, flushed, then renamed over `path`.
 
     Raises FileExistsError if `create_only` and it is there.
@@ -214,8 +219,8 @@ def replace_text(path: Path, text: str, *, create_only: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with naming(path), temporary.open("w") as file:
-            file.write(text)
+        with naming(path), temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if create_only:

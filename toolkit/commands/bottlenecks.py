@@ -48,8 +48,11 @@ class Bottlenecks:
         from toolkit.progress import ProgressLine
         from toolkit.records import replace_text, run_folders
         from toolkit.recovered import ARMS, recovered
+        from toolkit.rundir import check_folder
         from toolkit.tables import BOTTLENECKS
 
+        if self.out is not None:
+            check_folder(self.out)
         asked = Asked(self.episodes, self.contexts, self.candidates, self.seed)
         folders = run_folders(*self.runs)
         if not folders:

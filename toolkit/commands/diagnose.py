@@ -23,13 +23,12 @@ def diagnose_runs(
     from toolkit.diagnose import PHASES, diagnose, ready, write
     from toolkit.episodes import check_range
     from toolkit.imagined_film import film_imagined, need_films
+    from toolkit.rundir import check_folder
 
     if video:
         check_range(video, 0)
     if out is not None:  # refused now, not after an hour; made when there is something to put there
-        there = next(place for place in (out, *out.absolute().parents) if place.exists())
-        if not there.is_dir():
-            raise ValueError(f"{there} is a file; --out of a diagnosis is a folder")
+        check_folder(out)
     asked: dict[str, Any] = {
         "on": on, "horizon": horizon, "episodes": 20 if episodes is None else episodes, "seed": seed or 0,
     }  # fmt: skip

@@ -48,9 +48,12 @@ class Distance:
         from toolkit.plots import plot, to_csv
         from toolkit.progress import ProgressLine
         from toolkit.records import replace_text, run_folders
+        from toolkit.rundir import check_folder
         from toolkit.tables import DISTANCES
         from toolkit.visits import distances, ready
 
+        if self.out is not None:
+            check_folder(self.out)
         if self.neighbours < 1:
             raise ValueError(f"--neighbours must be at least 1, got {self.neighbours}")
         folders = run_folders(*self.runs)

@@ -17,7 +17,7 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.records import DamagedFile
+from toolkit.records import DamagedFile, replace_bytes
 from toolkit.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -93,7 +93,6 @@ def _save(figure: Figure, rows: list[Row], folder: Path, dpi: int = 160) -> list
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{figure.name}.{ending}" for ending in ("png", "svg", "csv")]
     count = figure.panels(rows)
     columns = count if count <= 3 else min(ceil(sqrt(count)), 4)
@@ -108,9 +107,11 @@ def _save(figure: Figure, rows: list[Row], folder: Path, dpi: int = 160) -> list
         figure.draw(list(grid[:count]), rows)
         for axes in grid[:count]:  # shared axes hide the numbers of inner panels
             axes.tick_params(labelbottom=True)
-        canvas.savefig(paths[0], dpi=dpi, metadata={"Software": None})
-        canvas.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    paths[2].write_text(to_csv(rows), encoding="utf-8")
+        drawn = [io.BytesIO(), io.BytesIO()]
+        canvas.savefig(drawn[0], format="png", dpi=dpi, metadata={"Software": None})
+        canvas.savefig(drawn[1], format="svg", metadata={"Date": None, "Creator": None})
+    for path, data in zip(paths, [*(each.getvalue() for each in drawn), to_csv(rows).encode()], strict=True):
+        replace_bytes(path, data)
     return paths
 
 

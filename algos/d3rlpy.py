@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,6 +190,9 @@ class NearestD3rlpy(D3rlpy):
         super().__init__(config, spec, seed=seed, device=device)
         from sklearn.neighbors import NearestNeighbors
 
+        ends = self.observe(torch.from_numpy(np.stack([spec.obs.low, spec.obs.high])).to(device))
+        if not (self.impl._beta * ends).isfinite().all():
+            raise ValueError(f"beta of prdc is {self.impl._beta}, by which observations are no longer finite; lower it")
         self.impl._nbsr = NearestNeighbors(n_neighbors=1)
 
     @torch.no_grad()
@@ -200,10 +204,7 @@ class NearestD3rlpy(D3rlpy):
             ).cpu()
             for obs, action in episodes
         ]
-        every = torch.cat(pairs)
-        if not every.isfinite().all():
-            raise ValueError(f"beta of prdc is {self.impl._beta}, by which observations are no longer finite; lower it")
-        self.impl._nbsr.fit(every.numpy())
+        self.impl._nbsr.fit(torch.cat(pairs).numpy())
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """As d3rlpy's. Raises RuntimeError before `survey`, FloatingPointError if the actor is no longer finite."""

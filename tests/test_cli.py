@@ -54,6 +54,9 @@ def test_help_and_records_load_no_torch():
         (["train", "iqk", "--store", "STORE"], "did you mean 'iql'"),
         (["train", "iql", "--store", "nowhere.zarr"], "no store at nowhere.zarr"),
         (["train", "iql", "--store", "STORE", "--learner.expectile", "1.5"], "expectile must lie in (0, 1), got 1.5"),
+        (["train", "iql", "--store", "STORE", "--learner.lr=-1"], "error: --learner.lr: lr must be above 0 and finite"),
+        (["train", "iql", "--store", "STORE", "--learner.lr", "abc"], "Error parsing --learner.lr:"),
+        (["train", "mpc", "--store", "STORE", "--learner.best", "80"], "--learner.best: best (80) must be smaller"),
         (["train", "iql", "--store", "STORE", "--steps", "0"], "steps must be at least 1, got 0"),
         (["train", "iql", "--store", "STORE", "--steps", "many"], "invalid"),
         (["train", "iql", "--store", "STORE", "--view", "none"], "has no view 'none'"),
@@ -74,15 +77,23 @@ def test_help_and_records_load_no_torch():
         (["plot", "."], "no finished runs"),
         (["claim", "--suite", "huge"], "huge"),
         (["claim", "--out", "STORE"], "holds no study"),
+        (["claim", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["train", "iql", "--store", "STORE", "--out", "STORE/zarr.json/x"], "zarr.json is a file; --out is a folder"),
+        (["plot", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["report", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["mirror", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["distance", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
+        (["bottlenecks", "STORE", "--out", "STORE/zarr.json"], "zarr.json is a file; --out is a folder"),
         (["fly"], "fly"),
     ],
 )
 def test_wrong_input_is_one_clear_error_and_nothing_is_written(store, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(*[str(store) if flag == "STORE" else flag for flag in flags], capsys=capsys)
+    code, _, err = call(*[flag.replace("STORE", str(store)) for flag in flags], capsys=capsys)
     assert code == 2
     assert message in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
+    assert "dummy" not in err, "an inner name of the parser's"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -160,6 +160,11 @@ def test_prdc_is_drawn_to_the_action_of_the_nearest_pair_in_its_own_data():
     assert not np.isclose(other.update(batch)["dc_loss"], due)
 
 
+def test_prdc_with_a_beta_that_leaves_no_observation_finite_is_refused_when_it_is_built():
+    with pytest.raises(ValueError, match="no longer finite; lower it"):
+        D3rlpyConfig(algo="prdc", hidden=(8, 8), options=("beta=3e38",)).build(spec_of("prdc"), seed=0, device="cpu")
+
+
 def test_prdc_that_saw_no_data_says_so():
     spec, config = spec_of("prdc"), configuration("prdc")
     with pytest.raises(RuntimeError, match="survey"):

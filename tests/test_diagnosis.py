@@ -353,3 +353,11 @@ def test_a_run_without_a_model_cannot_be_diagnosed(run, capsys):
     assert main(["eval", str(folder), "--diagnose"]) == 2
     assert "bc has no model of what actions do" in capsys.readouterr().err
     assert not (folder / "diagnosis").exists()
+
+
+def test_every_run_is_checked_before_the_first_is_diagnosed(run, tmp_path, capsys):
+    folder = train("bc", store=read_config(run).store, steps=3, episodes=0, options={"hidden": (8,)}, out=tmp_path)
+    out = tmp_path / "d"
+    assert main(["eval", str(run), str(folder), "--diagnose", "--episodes", "2", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith("packmule: error: bc has no model")
+    assert not out.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,20 @@ def test_the_command_tells_and_draws(run: Path, tmp_path: Path, capsys: pytest.C
 def test_wrong_input_is_an_error(run: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
     assert cli.main(["distance", str(run), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["distance", "bottlenecks", "fqe", "eval --video 1"])
+def test_every_run_is_checked_before_the_first_acts_or_is_fitted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    good, bad = tmp_path / "a", tmp_path / "b"
+    for copy in (good, bad):
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("distances"))
+    (bad / "spec.json").unlink()
+    before = sorted(good.rglob("*"))
+    assert cli.main([*command.split(), str(good), str(bad)]) == 2
+    out, err = capsys.readouterr()
+    assert f"{bad} has no spec.json" in err
+    assert "%" not in err, "progress was shown"
+    assert out == ""
+    assert sorted(good.rglob("*")) == before

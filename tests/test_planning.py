@@ -230,6 +230,25 @@ def test_options_that_cannot_be_are_refused(changes: dict[str, Any], words: str)
         replace(MPCConfig(), **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"horizon": 10**9}, "GiB of memory for each environment; expected at most 1"),
+        ({"horizon": 30_000}, "GiB of memory"),
+        ({"samples": 2 * 10**9}, "GiB of memory"),
+        ({"iterations": 10**9}, "seconds of a core for each action of each environment .* expected at most 1000"),
+        ({"iterations": 3 * 10**6, "hidden": ()}, "seconds of a core"),
+    ],
+)
+def test_plans_that_no_machine_could_hold_or_nobody_wait_for_are_refused_when_built(changes: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(SMALL, **changes).build(SPEC, seed=0, device="cpu")
+
+
+def test_a_decay_beyond_all_samples_leaves_later_rounds_at_the_least() -> None:
+    assert Planning(samples=60, iterations=50, best=8, decay=1e38).rounds(5) == [60] + [20] * 49
+
+
 def test_presets_are_budgets_from_small_to_large() -> None:
     costs = [c.samples * c.iterations * c.horizon * c.particles for c in (PRESETS["mpc-small"], MPCConfig())]
     costs.append(PRESETS["mpc-large"].samples * 5 * 30 * 5)

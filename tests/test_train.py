@@ -24,9 +24,11 @@ from toolkit.compiled import PAYS_FROM, compiled, obstacle
 from toolkit.configure import configure, load_learner
 from toolkit.core import Spec
 from toolkit.evaluate import evaluate, rollouts
+from toolkit.fqe import learner_spec
 from toolkit.lease import hold
 from toolkit.records import RunConfig, load, read_config, read_metrics
 from toolkit.registry import learner, suite
+from toolkit.rows_of_runs import place, returns
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +324,55 @@ def test_a_damaged_file_of_a_run_is_an_error_that_names_it(store, tmp_path, name
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=str(folder)):
             (load if name == "episodes.jsonl" else evaluate)(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "commands", "message"),
+    [
+        ("DONE", b"", ["plot", "report"], "DONE is empty"),
+        ("episodes.jsonl", None, ["plot", "report", "mirror"], "episodes.jsonl is missing"),
+        ("config.json", None, ["plot", "report"], "has no config.json"),
+        ("config.json", b"{}", ["status", "plot", "mirror", "report"], "config.json"),
+        ("state.json", b'{"step": "a"}', ["status", "mirror"], "state.json: step, seconds and scores are not numbers"),
+        ("metrics.jsonl", b"[]\n{}\n", ["plot", "report", "mirror"], "metrics.jsonl:1: not a line of metrics"),
+        ("state.json", b'{"scores": [1]}', ["status", "mirror"], "state.json: step"),
+    ],
+)
+def test_commands_for_many_runs_name_the_file_that_is_damaged_or_gone_and_write_nothing(
+    store, tmp_path, capsys, name, content, commands, message
+):
+    folder = train.run(configured(store, steps=5), tmp_path / "runs")
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    for command in commands:
+        out = [] if command == "status" else ["--out", str(tmp_path / "out")]
+        assert main([command, str(tmp_path / "runs"), *out]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_whose_checkpoint_is_gone_is_not_one_that_has_none_yet(store, tmp_path):
+    folder = train.run(configured(store, steps=5), tmp_path)
+    shutil.rmtree(folder / "checkpoint")
+    for step in (None, 5):
+        with pytest.raises(ValueError, match=r"is finished, but its checkpoint is missing: .* delete DONE"):
+            load_learner(folder, step=step)
+
+
+def test_a_return_is_read_from_the_records_that_the_run_ended_with(store, tmp_path):
+    folder = train.run(configured(store, steps=5), tmp_path)
+    assert returns(folder).keys() == {5}
+    path = folder / "episodes.jsonl"
+    path.write_text(path.read_text().replace('"episode_return": -', '"episode_return": ', 1))
+    with pytest.raises(ValueError, match=r"episodes\.jsonl is not what DONE says"):
+        returns(folder)
+
+
+def test_a_run_without_its_specification_says_what_is_missing_and_what_to_do(store, tmp_path):
+    folder = train.run(configured(store, steps=5), tmp_path)
+    (folder / "spec.json").unlink()
+    for ask in (load_learner, place, evaluate, learner_spec):
+        with pytest.raises(ValueError, match=rf"{folder} has no spec\.json, .* train it again"):
+            ask(folder)
 
 
 def test_a_finished_run_follows_its_store(store, tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints: nested state as safetensors plus JSON. No pickle; nothing read is executed."""
+"""Checkpoints: nested state as safetensors plus JSON, and what a learner was built for. Nothing read is executed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from toolkit.records import read_object, replace_json
+from toolkit.core import Spec
+from toolkit.records import read_object, read_saved_spec, replace_json
 from toolkit.store.files import digest, write_durably
 
 
@@ -83,3 +84,17 @@ def read(folder: Path) -> dict[str, Any] | None:
         raise ValueError(
             f"{path}: not a readable checkpoint ({error}); delete {folder} to train from the start"
         ) from None
+
+
+def read_spec(folder: str | Path) -> tuple[Spec, dict[str, Any]]:
+    """What a run's learner was built for, and the schema of its data as JSON: RUN/spec.json.
+
+    Raises ValueError if the file is missing, damaged or of another version.
+    """
+    saved = read_saved_spec(folder)
+    if saved.pop("digest", None) != digest(saved):
+        raise ValueError(f"{Path(folder) / 'spec.json'}: digest does not match its content; the file is damaged")
+    try:
+        return Spec.from_json(saved["spec"]), saved["schema"]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder} was written by another version of packmule ({error}); train it again") from None

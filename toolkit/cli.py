@@ -27,6 +27,7 @@ from toolkit.commands.doctor import Completion, Doctor
 from toolkit.commands.fetch import Fetch, refuse_urls
 from toolkit.commands.figures import Mirror, Plot, Report, tell
 from toolkit.commands.learners import Learners
+from toolkit.commands.parsing import parsed
 from toolkit.commands.proxies import Proxies
 from toolkit.commands.runs import FQE, Export
 from toolkit.commands.sweep import Status, Sweep, with_preset
@@ -241,7 +242,7 @@ class Eval:
                 video=self.video, as_json=self.json,
             )  # fmt: skip
 
-        from toolkit.evaluate import evaluate_timed, film
+        from toolkit.evaluate import again, evaluate_timed, film
         from toolkit.records import to_line
         from toolkit.video import need_video
 
@@ -251,6 +252,8 @@ class Eval:
         held_out = ("interpolated", "extrapolated")
         asked = {split for name in self.contexts for split in (held_out if name == "held-out" else (name,))}
         settings = {"episodes": self.episodes, "splits": sorted(asked) or None, "seed": self.seed}
+        for folder in runs:  # every run, before the first acts
+            again(folder, self.episodes, sorted(asked) or None, self.seed)
         found = [evaluate_timed(folder, **settings) for folder in runs]  # type: ignore[arg-type]
         records = [record for those, _ in found for record in those]
         if self.json:
@@ -289,7 +292,7 @@ class Suites:
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Flags to a command. Raises SystemExit (code 2) with what is wrong, ValueError for an unknown learner."""
+    """Flags to a command. Raises SystemExit (code 2) with what is wrong, ValueError as `parsed` and for a learner."""
     train: type = Train
     if argv and argv[0] == "train":
         train = train_command(argv[1:])
@@ -322,12 +325,15 @@ def parse(argv: Sequence[str]) -> Command:
         "completion": Completion,
     }
     kinds = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
-    return tyro.cli(
-        cast(Any, Union[kinds]),  # noqa: UP007
-        prog="packmule",
-        description="One replay store, any learner.",
-        args=list(argv),
-        config=(tyro.conf.CascadeSubcommandArgs,),
+    return parsed(
+        lambda: tyro.cli(
+            cast(Any, Union[kinds]),  # noqa: UP007
+            prog="packmule",
+            description="One replay store, any learner.",
+            args=list(argv),
+            config=(tyro.conf.CascadeSubcommandArgs,),
+        ),
+        argv,
     )
 
 

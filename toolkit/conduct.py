@@ -19,6 +19,7 @@ from toolkit.hours import reference_costs
 from toolkit.progress import ProgressLine
 from toolkit.records import RunConfig, read_object, replace_json
 from toolkit.registry import suite as find_suite
+from toolkit.rundir import check_folder
 from toolkit.sweep import sweep
 
 
@@ -73,10 +74,15 @@ def saved(out: Path) -> tuple[Design, list[dict[str, Any]]]:
         raise ValueError(f"{out} holds no study: it has no design.json")
     body = read_object(path)
     amendments = body.pop("amendments", [])
+    due = {"from", "to", "changes", "why"}
     try:
+        if not isinstance(amendments, list) or not all(isinstance(a, dict) and a.keys() == due for a in amendments):
+            raise ValueError("its amendments are not those that --amend writes: it was edited")
         return Design.from_json(body), amendments
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(
+            f"{path}: {error}; bring the file back as it was, or begin another folder with --out"
+        ) from None
 
 
 def chosen_options(design: Design, out: Path) -> plan.Choice:
@@ -100,6 +106,7 @@ def tuned(design: Design, out: Path) -> dict[str, Any]:
 
 def _pin(out: Path, design: Design, amend: str | None) -> Design:
     path = out / "design.json"
+    check_folder(out)
     if not path.exists():
         if out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):  # a kill leaves those
             raise ValueError(f"{out} is not empty and holds no study; choose another folder with --out")
@@ -173,7 +180,7 @@ def _drain(tasks: list, names: list[str], slots: int, line: ProgressLine) -> Non
         done += 1
         if isinstance(result, TaskFailed):
             failed += 1
-            print(f"\nfailed: {names[index]}: {str(result).strip()[-1500:]}", file=sys.stderr)
+            print(f"\nfailed: {names[index]}: {str(result).strip().splitlines()[-1]}", file=sys.stderr)
         line.update(done, names[index])
     line.close()
     _complain(failed, len(tasks))
@@ -193,10 +200,17 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what is done inside."""
-        began = time.monotonic()
+        """Time what is done inside; not what was refused."""
+        began, refused = time.monotonic(), False
         try:
             yield
+        except ValueError:
+            refused = True
+            raise
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - began, 1)
-            replace_json(self.path, self.seconds)
+            if not refused:
+                self._add(name, time.monotonic() - began)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 1)
+        replace_json(self.path, self.seconds)

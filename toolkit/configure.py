@@ -14,9 +14,8 @@ from toolkit import checkpoint, feed, registry
 from toolkit.compiled import Compile, decide
 from toolkit.core import Learner, LearnerConfig, Spec, child_seed
 from toolkit.given import equip, named_runs
-from toolkit.records import RunConfig, read_config, read_object, verify_done
+from toolkit.records import RunConfig, read_config, verify_done
 from toolkit.store import Mixture, ReplayStore, Schema, open_mixture
-from toolkit.store.files import digest
 from toolkit.store.packed import Tier
 
 LARGEST_INT = 2**31 - 1
@@ -168,23 +167,22 @@ def load_learner(
     config = read_config(folder)
     if (folder / "DONE").exists():
         verify_done(folder, config)
-    saved = read_object(folder / "spec.json")
-    if saved.pop("digest", None) != digest(saved):
-        raise ValueError(f"{folder / 'spec.json'}: digest does not match its content; the file is damaged")
+    spec, saved = checkpoint.read_spec(folder)
     state = checkpoint.read(folder / "checkpoint" if step in (None, config.steps) else snapshot(folder, int(step or 0)))
-    if state is None and step is not None:
+    if state is None and step not in (None, config.steps):
         kept = sorted(int(path.name) for path in (folder / "snapshots").glob("*[0-9]"))
         raise ValueError(f"{folder} holds no snapshot of step {step}; it has {kept or 'none'}: train --evaluate-every")
+    if state is None and (folder / "DONE").exists():
+        raise ValueError(
+            f"{folder} is finished, but its checkpoint is missing: copy it from where the run came from, or delete "
+            "DONE and give the command that began the run again"
+        )
     if state is None:
         raise ValueError(f"{folder} holds no checkpoint yet; run it first: packmule train {config.learner} ...")
-    try:
-        spec = Spec.from_json(saved["spec"])
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{folder} was written by another version of packmule ({error}); train it again") from None
     here = replace(config, device=resolve_device(device))
     learner = build(here, spec)
     restore(learner, state, folder)
-    schema = Schema.from_json(saved["schema"])
+    schema = Schema.from_json(saved)
     equip(learner, here, spec, schema, folder)
     return config, learner, schema
 

@@ -20,16 +20,16 @@ from toolkit import feed
 from toolkit.baselines import Transitions, joined, linear, persistence
 from toolkit.bits import Rows, transition_lengths
 from toolkit.configure import learner_config, load_learner, open_data
-from toolkit.core import Array, Dynamics, Spec, child_seed
+from toolkit.core import Array, Dynamics, Learner, Spec, child_seed
 from toolkit.episodes import check_range
 from toolkit.fqe import learner_spec
-from toolkit.held_out import held_out, training
+from toolkit.held_out import held_out, held_out_episodes, training
 from toolkit.imagine import with_dynamics
 from toolkit.nets import generator
 from toolkit.optimism import optimism
 from toolkit.phases import Phase, Progress
-from toolkit.records import replace_json
-from toolkit.store import Schema
+from toolkit.records import RunConfig, replace_json
+from toolkit.store import Mixture, ReplayStore, Schema
 from toolkit.tables import Row
 
 HELD_ROWS = 2_000  # transitions whose distribution is looked at
@@ -79,15 +79,9 @@ def diagnose(
     `on` names a store of held-out episodes. `horizon` is cut to the longest of them. Raises ValueError if the run has
     no model, nothing is held out, or the data are of another shape. `progress` is told of each of `PHASES` in turn.
     """
-    if horizon < 1 or episodes < 2:
-        raise ValueError(f"horizon must be at least 1 and episodes at least 2, got {horizon} and {episodes}")
-    check_range(episodes, seed)
-    run, learner, schema = load_learner(folder, device="cpu")
-    model, spec = with_dynamics(run, learner), learner_spec(folder)
+    run, learner, model, schema, data = ready(folder, on=on, horizon=horizon, episodes=episodes, seed=seed)
+    spec = learner_spec(folder)
     torch.set_num_threads(run.threads)
-    data = feed.training_data(
-        open_data(run.store, run.commit, run.view, run.relabel), learner_config(run.learner, run.options).needs
-    )
     phase = Phase(progress, "held-out episodes", episodes)
     what, held = held_out(folder, run, model, data, on=on, episodes=episodes, seed=seed, tick=phase.tick)
     train = training(data, model, seed)
@@ -127,6 +121,22 @@ def diagnose(
         bits=bits,
         traces=_traces(model, windows, names, kept[:-1], random),
     )
+
+
+def ready(
+    folder: str | Path, *, on: str | Path | None, horizon: int, episodes: int, seed: int
+) -> tuple[RunConfig, Learner, Dynamics, Schema, ReplayStore | Mixture]:
+    """What `diagnose` measures, and the training data. Raises as it does, before anything is measured."""
+    if horizon < 1 or episodes < 2:
+        raise ValueError(f"horizon must be at least 1 and episodes at least 2, got {horizon} and {episodes}")
+    check_range(episodes, seed)
+    run, learner, schema = load_learner(folder, device="cpu")
+    model = with_dynamics(run, learner)
+    data = feed.training_data(
+        open_data(run.store, run.commit, run.view, run.relabel), learner_config(run.learner, run.options).needs
+    )
+    held_out_episodes(folder, run, model, data, on=on, episodes=episodes, seed=seed)
+    return run, learner, model, schema, data
 
 
 def number_names(schema: Schema) -> list[str]:

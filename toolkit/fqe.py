@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit import checkpoint
 from toolkit.configure import load_learner, open_data
 from toolkit.core import Array, Batch, Policy, Reactive, Spec, child_seed
 from toolkit.given import check_shape
@@ -184,13 +185,21 @@ def evaluate_run(
     Raises ValueError if the policy remembers, plans or asks for a return (its action is no function of the
     observation, so no Q of states and actions is its value), or if the data are of another shape than the run's.
     """
+    run, policy, data = ready(folder, store=store, view=view, commit=commit, seed=seed)
+    torch.set_num_threads(run.threads)
+    found = evaluate(policy, data, config or FQEConfig(), seed=seed, progress=progress)
+    return replace(found, run=run.identity, learner=run.learner)
+
+
+def ready(
+    folder: str | Path, *, store: str | Path | None, view: str | None, commit: int | None, seed: int
+) -> tuple[RunConfig, Reactive, ReplayStore | Mixture]:
+    """A run, its policy and the data to evaluate it on. Raises as `evaluate_run` does, before anything is fitted."""
     run, learner, _ = load_learner(folder)
     policy = reactive(run, learner.policy(seed=child_seed(seed, "fqe", "policy")), "has no value that can be fitted")
     data = opened(run, store, view, commit)
     check_shape(folder, data.spec, str(data.path))
-    torch.set_num_threads(run.threads)
-    found = evaluate(policy, data, config or FQEConfig(), seed=seed, progress=progress)
-    return replace(found, run=run.identity, learner=run.learner)
+    return run, policy, data
 
 
 def evaluate(
@@ -238,10 +247,8 @@ def opened(run: RunConfig, store: str | Path | None, view: str | None, commit: i
 
 
 def learner_spec(folder: str | Path) -> Spec:
-    """The Spec that a run was trained for; `load_learner` has checked the file."""
-    from toolkit.records import read_object
-
-    return Spec.from_json(read_object(Path(folder) / "spec.json")["spec"])
+    """The Spec that a run was trained for. Raises as `checkpoint.read_spec`."""
+    return checkpoint.read_spec(folder)[0]
 
 
 def episodes(data: ReplayStore | Mixture, config: FQEConfig, seed: int) -> tuple[Array, Array, float]:

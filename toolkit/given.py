@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit import registry
+from toolkit import checkpoint, registry
 from toolkit.core import Assisted, Given, Learner, LearnerConfig, Reward, Spec
-from toolkit.records import RunConfig, read_config, read_object, verify_done
+from toolkit.records import RunConfig, read_config, verify_done
 from toolkit.store.schema import Schema
 
 KEPT = ("config.json", "spec.json", "checkpoint")  # of a run given to another; without DONE it is no run of a study
@@ -89,7 +89,7 @@ def _checked(name: str, folder: Path, due: str) -> None:
 
 def check_shape(folder: str | Path, spec: Spec, whose: str) -> None:
     """Raises ValueError if the run in `folder` was trained on observations or actions of another shape than `spec`."""
-    trained = Spec.from_json(read_object(Path(folder) / "spec.json")["spec"])
+    trained, _ = checkpoint.read_spec(folder)
     for name in ("obs_dim", "action_dim", "discrete"):
         if (theirs := getattr(trained, name)) != (mine := getattr(spec, name)):
             raise ValueError(

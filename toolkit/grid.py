@@ -122,7 +122,10 @@ class Grid:
         kinds = get_type_hints(type(base))
         levels = [[typed(kinds[axis.option], level, f"{axis} ({name})") for level in axis.levels] for axis in axes]
         for values in product(*levels):
-            yield replace(base, **{axis.option: value for axis, value in zip(axes, values, strict=True)})
+            try:
+                yield replace(base, **{axis.option: value for axis, value in zip(axes, values, strict=True)})
+            except ValueError as error:
+                raise ValueError(f"axis {', '.join(map(str, axes))} ({name}): {error}") from None
 
 
 SETTINGS = ("steps", "batch_size", "episodes", "tier", "threads")  # those that may be an axis
@@ -151,5 +154,5 @@ def typed(kind: Any, text: str, what: str) -> Any:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return tyro.cli(kind, args=text.split(), prog=what)
     except SystemExit:
-        expected = getattr(kind, "__name__", None) or str(kind).replace("typing.", "")
+        expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
         raise ValueError(f"axis {what}: {text!r} is not of type {expected}") from None

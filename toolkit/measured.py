@@ -24,7 +24,7 @@ from toolkit.engines import TaskFailed
 from toolkit.engines.local import map_tasks, only_one
 from toolkit.measure import Settings
 from toolkit.plots import to_csv
-from toolkit.records import read_config, replace_text
+from toolkit.records import read_config, replace_text, verify_done
 from toolkit.rows_of_runs import place, returns
 from toolkit.tables import Row, Table
 
@@ -64,6 +64,7 @@ def models(
     found, fit = [], set()
     for folder in folders:
         run = read_config(folder)
+        verify_done(folder, run)
         steps = [step for step in returns(folder) if every or step == run.steps]
         if gone := [at for step in steps if step != run.steps and not (at := snapshot(folder, step)).exists()]:
             raise ValueError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from toolkit.records import naming, read_metrics, read_records
+from toolkit.records import final_records, naming, read_metrics, read_records
 from toolkit.status import RunState, states
 
 Target = Literal["tensorboard", "wandb"]
@@ -43,9 +43,10 @@ def values(one: RunState) -> list[tuple[int, dict[str, float]]]:
         line["step"]: {name: value for name, value in line.items() if name != "step"}
         for line in read_metrics(one.folder)
     }
-    way = one.folder / ("episodes.jsonl" if one.state == "done" else "evaluations.jsonl")
+    way = one.folder / "evaluations.jsonl"
+    on_the_way = [] if one.state == "done" or not way.exists() else read_records(way)
     scores: dict[tuple[int, str], list[float]] = {}
-    for record in read_records(way) if way.exists() else []:
+    for record in final_records(one.folder) if one.state == "done" else on_the_way:
         scores.setdefault((record.step, record.split), []).append(record.score)
     found = {at: fmean(several) for at, several in scores.items()}
     found |= {(one.steps, split): score for split, score in one.scores.items()}

@@ -23,6 +23,10 @@ TIERS = ("auto", "memory", "mapped", "streaming")
 EVALUATION_SPLITS = ("seen", "interpolated", "extrapolated")
 
 
+class DamagedFile(ValueError):
+    """A file of a run that does not hold what was written to it."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One evaluation episode, carrying its own identity; one line of episodes.jsonl."""
@@ -68,12 +72,20 @@ def load(*paths: str | Path) -> list[Record]:
     """
     records: list[Record] = []
     for folder in run_folders(*paths):
-        records += read_records(folder / "episodes.jsonl")
-        _check_content(folder)
+        records += final_records(folder)
     if not records:
         where = ", ".join(map(str, paths))
         raise ValueError(f"no finished runs under {where}; a finished run has the files DONE and episodes.jsonl")
     return records
+
+
+def final_records(folder: Path) -> list[Record]:
+    """The evaluation records of a finished run. Raises ValueError if they are damaged, or not those DONE speaks of."""
+    found = read_records(folder / "episodes.jsonl")
+    stated = (folder / "DONE").read_bytes().split()[1:]
+    if stated and stated != [_content(folder).encode()]:
+        raise ValueError(f"{folder}: episodes.jsonl is not what DONE says it was; one of them is damaged")
+    return found
 
 
 T = TypeVar("T")
@@ -195,6 +207,11 @@ class RunConfig:
 
 
 def replace_text(path: Path, text: str, *, create_only: bool = False) -> None:
+    """`replace_bytes` of text in UTF-8."""
+    replace_bytes(path, text.encode(), create_only=create_only)
+
+
+def replace_bytes(path: Path, data: bytes, *, create_only: bool = False) -> None:
     """Write a file whole: to a temporary name, flushed, then renamed over `path`.
 
     Raises FileExistsError if `create_only` and it is there.
@@ -202,8 +219,8 @@ def replace_text(path: Path, text: str, *, create_only: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with naming(path), temporary.open("w") as file:
-            file.write(text)
+        with naming(path), temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if create_only:
@@ -255,14 +272,38 @@ def read_config(folder: str | Path) -> RunConfig:
         raise ValueError(f"{path}: not a run's configuration ({error}); the file is damaged") from None
 
 
+def read_saved_spec(folder: str | Path) -> dict[str, Any]:
+    """A run's spec.json: what its learner was built for ("spec"), and the schema of its data ("schema").
+
+    Raises ValueError if it is missing or no such file; whether its digest is right, `checkpoint.read_spec` looks.
+    """
+    path = Path(folder) / "spec.json"
+    try:
+        saved = read_object(path)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} has no spec.json, which says what data its learner was built for: copy it from where the run "
+            "came from, or train it again"
+        ) from None
+    if not all(isinstance(saved.get(part), dict) for part in ("spec", "schema")):
+        raise ValueError(f"{path}: not what a run's learner was built for; the file is damaged")
+    return saved
+
+
 def write_records(folder: Path, records: Iterable[Record], name: str = "episodes.jsonl") -> None:
     """Write episodes.jsonl, or the file `name`, whole."""
     replace_text(folder / name, "".join(to_line(record) + "\n" for record in records))
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records in a file. Raises ValueError naming the line that is not one."""
-    lines = path.read_bytes().splitlines()
+    """The records in a file. Raises ValueError naming the line that is not one, or the file if it is not there."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is missing, which holds what its evaluation gave: copy it from where the run came from, or delete "
+            "DONE and give the command that began the run again"
+        ) from None
     try:  # all at once is twice as fast as line by line
         together = json.loads(b"[" + b",".join(lines) + b"]")
         if len(together) == len(lines):
@@ -296,20 +337,17 @@ def mark_done(folder: Path, config: RunConfig) -> None:
 
 
 def done_run(folder: Path) -> str:
-    """The run that DONE names, as records do."""
-    return (folder / "DONE").read_text().split()[0]
+    """The run that DONE names, as records do. Raises ValueError if it names none."""
+    words = (folder / "DONE").read_bytes().split()
+    if not words:
+        raise ValueError(f"{folder / 'DONE'} is empty, and should name the run; the file is damaged")
+    return words[0].decode(errors="replace")
 
 
 def verify_done(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if `config`, read from a finished run, is not the one that was carried out."""
     if (folder / "DONE").read_bytes().split()[:1] != [config.identity.encode()]:
         raise ValueError(f"{folder}: config.json and DONE name different runs; one of them is damaged")
-
-
-def _check_content(folder: Path) -> None:
-    stated = (folder / "DONE").read_bytes().split()[1:]
-    if stated and stated != [_content(folder).encode()]:
-        raise ValueError(f"{folder}: episodes.jsonl is not what DONE says it was; one of them is damaged")
 
 
 def _content(folder: Path) -> str:
@@ -327,7 +365,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             found.append({**values, "step": int(values["step"])})
         except (ValueError, TypeError, KeyError):
             if number != len(lines) - 1:
-                raise ValueError(f"{path}:{number + 1}: not a line of metrics; the file is damaged") from None
+                raise DamagedFile(f"{path}:{number + 1}: not a line of metrics; the file is damaged") from None
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from toolkit.records import RunConfig, read_config, read_object, read_records
+from toolkit.records import RunConfig, final_records, read_config, read_saved_spec
 from toolkit.runs import AXES, UNSEEN
 from toolkit.tables import Row
 
@@ -24,7 +24,7 @@ def place(folder: Path) -> Row:
     transitions each, are draws of one dataset; other data are datasets by fingerprint.
     """
     config = read_config(folder)
-    saved = read_object(folder / "spec.json")
+    saved = read_saved_spec(folder)
     size = config.tags.get("size", saved["spec"]["transitions"])
     made = saved["schema"].get("environment", {}).get("collect")
     dataset, draw = _tagged(config) or _collected(config, size, made) or (config.fingerprint, 0)
@@ -41,7 +41,7 @@ def returns(folder: Path) -> dict[int, tuple[float, float]]:
     """
     if not (folder / "DONE").exists():
         raise ValueError(f"{folder} is not a finished run: it has no DONE; the command that began it continues it")
-    found = read_records(folder / "episodes.jsonl")
+    found = final_records(folder)
     if not found:
         raise ValueError(f"{folder} was trained without evaluation, so its return is not known; train with --episodes")
     steps = defaultdict(list)

@@ -108,11 +108,20 @@ def finished(out: str | Path, names: Collection[str]) -> set[str]:
 
 
 def check_out(out: str) -> None:
-    """Raise, before anything is started, if runs cannot be kept at the URL `out`; a folder is made when needed."""
+    """Raise, before anything is started, if runs cannot be kept at `out`, a URL or a folder made when needed."""
     if is_url(out):
         from toolkit.remote_run import check_url
 
         check_url(out)
+    else:
+        check_folder(Path(out))
+
+
+def check_folder(out: Path) -> None:
+    """Raises ValueError if `out` cannot be a folder, because it or what should hold it is a file."""
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file; --out is a folder, made if it is not there: choose another")
 
 
 def end_of(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,18 +58,20 @@ def run_state(folder: Path) -> RunState:
         config = read_object(folder / "config.json")
     except FileNotFoundError:
         raise ValueError(f"{folder} is not a run: it has no config.json") from None
+    if type(config.get("steps")) is not int:
+        raise ValueError(f"{folder / 'config.json'} states no number of steps; the file is damaged")
     done = (folder / "DONE").exists()
-    saved = _object(folder / "state.json")
+    saved = _checked(_object(folder / "state.json"), folder / "state.json")
     state: State = "done"
     message = ""
     if not done:
-        saved |= last_metrics(folder)
+        saved |= _checked(last_metrics(folder), folder / "metrics.jsonl")
         failure = _object(folder / "failure.json")
         message = str(failure.get("message", ""))
         busy = holder(folder, now=time.time()) is not None
         state = "running" if busy else "failed" if failure else "stopped"
     return RunState(
-        folder, config, state, int(saved.get("step", 0)), saved.get("seconds"), saved.get("evaluation_seconds"),
+        folder, config, state, saved.get("step", 0), saved.get("seconds"), saved.get("evaluation_seconds"),
         saved.get("scores", {}) if done else {}, message,
     )  # fmt: skip
 
@@ -109,6 +112,15 @@ def _object(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _checked(saved: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What `path` says of a run's progress. Raises ValueError naming it if that is not in numbers."""
+    scores = saved.get("scores", {})
+    numbers = [saved.get(name) or 0 for name in ("step", "seconds", "evaluation_seconds")]
+    if not isinstance(scores, dict) or not all(type(each) in (int, float) for each in [*numbers, *scores.values()]):
+        raise ValueError(f"{path}: step, seconds and scores are not numbers; the file is damaged")
+    return saved
+
+
 def last_metrics(folder: Path) -> dict[str, Any]:
     """The last whole line of metrics.jsonl, or {}."""
     try:
@@ -118,10 +130,9 @@ def last_metrics(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     for line in reversed(lines[-2:]):
-        try:
-            return json.loads(line)
-        except ValueError:  # being written
-            continue
+        with suppress(ValueError):  # being written
+            if isinstance(found := json.loads(line), dict):
+                return found
     return {}
 
 

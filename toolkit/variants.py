@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toolkit.records import Record, done_run, load, read_object, run_folders
+from toolkit.records import Record, done_run, load, read_config, run_folders
 
 SETTINGS = ("steps", "batch_size", "relabel")  # of a run; they make variants as a learner's options do
 
@@ -21,8 +21,7 @@ def load_variants(*paths: str | Path) -> list[Record]:
     records = load(*paths)
     configs = {}
     for folder in run_folders(*paths):
-        config = read_object(folder / "config.json")
-        configs[done_run(folder)] = config
+        configs[done_run(folder)] = vars(read_config(folder))
     return named(records, configs)
 
 

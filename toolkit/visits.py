@@ -13,7 +13,7 @@ import numpy as np
 
 from toolkit import registry
 from toolkit.configure import open_data
-from toolkit.core import Array, Policy, child_seed
+from toolkit.core import Array, Learner, Policy, child_seed
 from toolkit.distance import NEIGHBOURS, SPLITS, Known
 from toolkit.envs import Suite
 from toolkit.envs._vector import VectorEnvironment
@@ -44,11 +44,8 @@ def distances(
     no coordinates, and for a store of another suite.
     """
     folder = Path(folder)
-    saved, asked, learner, data = again(folder, episodes, splits, seed)
+    saved, asked, learner, data, source = ready(folder, episodes=episodes, splits=splits, seed=seed, store=store)
     suite = registry.suite(asked.suite)
-    source = data if store is None else open_data(store, None, None)
-    if (found := source.schema.environment.get("suite")) != asked.suite:
-        raise ValueError(f"{source.path} is of suite {found!r}, {folder} of {asked.suite!r}; states cannot be compared")
     kept = folder / "distances" / _name(asked, neighbours, source.fingerprint)
     if kept.exists():
         return read_object(kept)["rows"]
@@ -68,6 +65,17 @@ def distances(
         )  # fmt: skip
     replace_json(kept, {"rows": rows})
     return rows
+
+
+def ready(
+    folder: Path, *, episodes: int | None, splits: Sequence[str], seed: int | None, store: str | Path | None
+) -> tuple[RunConfig, RunConfig, Learner, ReplayStore | Mixture, ReplayStore | Mixture]:
+    """As `toolkit.evaluate.again`, and the data to be near. Raises as `distances` does, before anything acts."""
+    saved, asked, learner, data = again(folder, episodes, splits, seed)
+    source = data if store is None else open_data(store, None, None)
+    if (found := source.schema.environment.get("suite")) != asked.suite:
+        raise ValueError(f"{source.path} is of suite {found!r}, {folder} of {asked.suite!r}; states cannot be compared")
+    return saved, asked, learner, data, source
 
 
 def measured(

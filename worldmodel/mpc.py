@@ -28,6 +28,7 @@ from toolkit.core import (
 )
 from toolkit.nets import Checkpointed, adamw, descend, generator
 from worldmodel.calibration import calibrate
+from worldmodel.effort import check_effort
 from worldmodel.guide import Clone
 from worldmodel.heads import GaussianHead
 from worldmodel.mixture import AutoregressiveHead
@@ -101,7 +102,7 @@ class MPCConfig(Planning, LearnerConfig):
         return Needs(window=self.rollout, reward=True)
 
     def build(self, spec: Spec, *, seed: int, device: str) -> MPC:
-        """Raises ValueError if reward is goal and the data's goal does not fit `achieved`."""
+        """Raises ValueError if reward is goal and the data's goal does not fit `achieved`, or a plan takes too long."""
         return MPC(self, spec, seed=seed, device=device)
 
 
@@ -154,6 +155,7 @@ class MPC(Checkpointed):
             rng = generator(child_seed(seed, "mpc", "clone"))
             self.clone = Clone(spec, hidden, generator=rng).to(device)
             self.clone_optimizer = adamw(self.clone.parameters(), config.lr, weight_decay=config.weight_decay)
+        check_effort(config, spec, sum(each.numel() for each in self.model.parameters()) // members)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`. Raises ValueError if it is of another head or another version."""

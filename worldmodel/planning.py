@@ -108,6 +108,11 @@ class Planning:
         """Whether a clone of the data has to be trained as the prior."""
         return self.planner == "mbop" and self.prior is None
 
+    @property
+    def coloured(self) -> bool:
+        """Whether the noise of a sequence's steps hangs together."""
+        return self.planner in ("icem", "mppi") and self.colour > 0
+
     def update(self) -> Update:
         """The planner's update, with its options."""
         if self.planner == "mppi":
@@ -119,5 +124,8 @@ class Planning:
     def rounds(self, multiple: int) -> list[int]:
         """Samples of each iteration, every one divisible by `multiple`."""
         decay = self.decay if self.planner == "icem" else 1.0
-        counts = [max(self.samples / decay**i, min(2 * self.best, self.samples)) for i in range(self.iterations)]
-        return [self.samples if i == 0 else -int(-count // multiple) * multiple for i, count in enumerate(counts)]
+        least = float(min(2 * self.best, self.samples))
+        counts = [float(self.samples)]
+        for i in range(1, self.iterations):  # once at the least it stays there: powers of `decay` may overflow
+            counts.append(least if counts[-1] == least else max(self.samples / decay**i, least))
+        return [self.samples, *(-int(-count // multiple) * multiple for count in counts[1:])]

@@ -49,8 +49,7 @@ class PlannerPolicy:
         self.update, self.std = config.update(), space.std(config.spread)
         self.rounds = config.rounds(multiple)
         self.keep = math.ceil(config.keep * config.best) if config.planner == "icem" else 0
-        coloured = config.colour if config.planner in ("icem", "mppi") else 0.0
-        self.colour = colour(config.horizon, coloured).to(self.device) if coloured else None
+        self.colour = colour(config.horizon, config.colour).to(self.device) if config.coloured else None
         self.plan: Plan | None = None
 
     @torch.inference_mode()

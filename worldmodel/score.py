@@ -44,14 +44,13 @@ class ImaginedReturn:
         self.discounts = config.discount ** steps[:, None, None]
         scale = 1.0 if config.reward == "goal" else model.targets.std[-1]  # a goal's reward is in spreads already
         self.penalty = config.penalty * scale
-        self.width = max(config.hidden, default=1)
 
     def __call__(self, obs: Tensor, actions: Tensor) -> Tensor:
         """obs (M, O), actions (M, N, H, A) -> (M, N), in blocks of sequences. N * P must be divisible by E."""
         rows, samples = actions.shape[:2]
         owner = torch.arange(rows * samples, device=obs.device) // samples
-        members, particles = self.imagine.members, self.config.particles
-        block = max(1, BLOCK_FLOATS // (self.width * particles * members)) * members  # at most
+        members = self.imagine.members
+        block = block_size(self.config, members)  # at most
         blocks = math.ceil(len(owner) / block)
         block = math.ceil(len(owner) / (blocks * members)) * members  # as many blocks, of equal size
         found = [
@@ -99,6 +98,12 @@ class ImaginedReturn:
         if self.value is not None:
             total = total + weight[-1] * self.value(last.flatten(0, 1)).view_as(total)
         return total, weight
+
+
+def block_size(config: MPCConfig, members: int) -> int:
+    """Sequences at most that so many `members` imagine at once; a multiple of `members`."""
+    width = max(config.hidden, default=1)
+    return max(1, BLOCK_FLOATS // (width * config.particles * members)) * members
 
 
 def goal_reward(achieved: tuple[int, ...], goal_dim: int, std: Tensor) -> Reward:

@@ -43,18 +43,24 @@ class Bottlenecks:
 
     def run(self) -> int:
         from toolkit.bottlenecks import Asked, bottlenecks
+        from toolkit.evaluate import again
         from toolkit.plots import plot, to_csv
         from toolkit.progress import ProgressLine
         from toolkit.records import replace_text, run_folders
         from toolkit.recovered import ARMS, recovered
+        from toolkit.rundir import check_folder
         from toolkit.tables import BOTTLENECKS
 
+        if self.out is not None:
+            check_folder(self.out)
         asked = Asked(self.episodes, self.contexts, self.candidates, self.seed)
         folders = run_folders(*self.runs)
         if not folders:
             raise ValueError(
                 f"no finished runs under {', '.join(map(str, self.runs))}; a finished run has the file DONE"
             )
+        for folder in folders:  # every run, before the first acts
+            again(folder, asked.episodes, asked.splits, asked.seed)
         line = ProgressLine("bottlenecks", len(folders) * len(ARMS))
         rows: list[Row] = []
         for number, folder in enumerate(folders):

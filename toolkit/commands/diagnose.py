@@ -20,16 +20,20 @@ def diagnose_runs(
     video: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Diagnose each run into its folder's `diagnosis`, or into `out`/<the folder's name>; print tables or JSON."""
-    from toolkit.diagnose import PHASES, diagnose, write
+    from toolkit.diagnose import PHASES, diagnose, ready, write
     from toolkit.episodes import check_range
     from toolkit.imagined_film import film_imagined, need_films
+    from toolkit.rundir import check_folder
 
     if video:
         check_range(video, 0)
     if out is not None:  # refused now, not after an hour; made when there is something to put there
-        there = next(place for place in (out, *out.absolute().parents) if place.exists())
-        if not there.is_dir():
-            raise ValueError(f"{there} is a file; --out of a diagnosis is a folder")
+        check_folder(out)
+    asked: dict[str, Any] = {
+        "on": on, "horizon": horizon, "episodes": 20 if episodes is None else episodes, "seed": seed or 0,
+    }  # fmt: skip
+    for folder in folders:  # of every run, before the first is measured
+        ready(folder, **asked)
     lacking = {folder: need_films(folder, video) if video else "" for folder in folders}
     for folder in folders:
         place = folder / "diagnosis" if out is None else out / folder.resolve().name
@@ -37,12 +41,8 @@ def diagnose_runs(
         if lacking[folder]:
             print(f"no video of {folder.name}: {lacking[folder]}", file=sys.stderr)
         show = Phases(f"diagnose {folder.name}", [*PHASES, *["video"] * filmed])
-        asked: dict[str, Any] = {
-            "on": on, "horizon": horizon, "episodes": 20 if episodes is None else episodes, "seed": seed or 0,
-            "progress": show,
-        }  # fmt: skip
-        found = diagnose(folder, **asked)
-        films = film_imagined(folder, video, place, **asked) if filmed else []
+        found = diagnose(folder, **asked, progress=show)
+        films = film_imagined(folder, video, place, **asked, progress=show) if filmed else []
         show.close()
         paths = write(found, place) + films
         print(json.dumps(found.to_json()) if as_json else table(found))

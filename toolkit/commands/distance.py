@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -48,9 +48,12 @@ class Distance:
         from toolkit.plots import plot, to_csv
         from toolkit.progress import ProgressLine
         from toolkit.records import replace_text, run_folders
+        from toolkit.rundir import check_folder
         from toolkit.tables import DISTANCES
-        from toolkit.visits import distances
+        from toolkit.visits import distances, ready
 
+        if self.out is not None:
+            check_folder(self.out)
         if self.neighbours < 1:
             raise ValueError(f"--neighbours must be at least 1, got {self.neighbours}")
         folders = run_folders(*self.runs)
@@ -58,13 +61,15 @@ class Distance:
             raise ValueError(
                 f"no finished runs under {', '.join(map(str, self.runs))}; a finished run has the file DONE"
             )
+        asked: dict[str, Any] = {
+            "episodes": self.episodes, "splits": self.contexts, "seed": self.seed, "store": self.store
+        }  # fmt: skip
+        for folder in folders:  # every run, before the first acts
+            ready(folder, **asked)
         line, rows = ProgressLine("distance", len(folders)), []
         for number, folder in enumerate(folders):
             line.update(number, folder.name)
-            rows += distances(
-                folder, episodes=self.episodes, splits=self.contexts, seed=self.seed, neighbours=self.neighbours,
-                store=self.store,
-            )  # fmt: skip
+            rows += distances(folder, neighbours=self.neighbours, **asked)
         line.update(len(folders))
         line.close()
         found = ranked(rows)

@@ -33,7 +33,9 @@ class Plot:
     def run(self) -> int:
         from toolkit.plots import plot
         from toolkit.records import naming, run_folders
+        from toolkit.rundir import check_folder
 
+        check_folder(self.out)
         runs = local_runs(self.runs)
         records = finished_records(runs) if run_folders(*runs) else None
         with naming(self.out):
@@ -69,7 +71,9 @@ class Report:
         from toolkit.plots import plot
         from toolkit.records import naming, read_config, run_folders, verify_done
         from toolkit.report import write
+        from toolkit.rundir import check_folder
 
+        check_folder(self.out)
         records = finished_records(runs)
         folders = run_folders(*runs)
         for folder in folders:
@@ -102,7 +106,9 @@ class Mirror:
 
     def run(self) -> int:
         from toolkit.mirror import mirror
+        from toolkit.rundir import check_folder
 
+        check_folder(self.out)
         count = mirror(local_runs(self.runs), self.to, self.out, project=self.project)
         kept = self.to == "wandb" and os.environ.get("WANDB_MODE") != "online"
         send = f"; to send them: wandb sync {shlex.quote(str(self.out))}/wandb/offline-run-*" if kept else ""

@@ -55,14 +55,16 @@ class FQE:
     """Print one JSON object a run."""
 
     def run(self) -> int:
-        from toolkit.fqe import FQEConfig, evaluate_run
+        from toolkit.fqe import FQEConfig, evaluate_run, ready
         from toolkit.progress import ProgressLine
 
         apart = ("runs", "store", "view", "commit", "seed", "json")
         config = FQEConfig(**{name: value for name, value in vars(self).items() if name not in apart})
         where: dict[str, Any] = {"store": self.store, "view": self.view, "commit": self.commit}
-        found = []
-        for folder in local_runs(self.runs, whole=True):
+        found, folders = [], local_runs(self.runs, whole=True)
+        for folder in folders:  # every run, before the first is fitted
+            ready(folder, seed=self.seed, **where)
+        for folder in folders:
             line = ProgressLine(f"fqe {folder.name}", self.steps)
 
             def show(done: int, total: int, line: ProgressLine = line) -> None:

@@ -17,6 +17,7 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit.records import DamagedFile, replace_bytes
 from toolkit.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -75,17 +76,23 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
 
     The same records give the same bytes. Raises ValueError if the figure does not apply to the records.
     """
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
+    return _save(figure, _rows(figure, records), Path(folder), dpi)
 
+
+def _rows(figure: Figure, records: Sequence[Any]) -> list[Row]:
     if not records:
         source = f"{figure.reads.file} beside or below the runs" if isinstance(figure.reads, Table) else "finished runs"
         raise ValueError(f"figure {figure.name!r} is drawn from {source}; there are none")
     rows = figure.rows(records)
     if not rows:
         raise ValueError(f"figure {figure.name!r} has nothing to draw from {len(records)} records")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    return rows
+
+
+def _save(figure: Figure, rows: list[Row], folder: Path, dpi: int = 160) -> list[Path]:
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
     paths = [folder / f"{figure.name}.{ending}" for ending in ("png", "svg", "csv")]
     count = figure.panels(rows)
     columns = count if count <= 3 else min(ceil(sqrt(count)), 4)
@@ -100,9 +107,11 @@ def save(figure: Figure, records: Sequence[Any], folder: str | Path, *, dpi: int
         figure.draw(list(grid[:count]), rows)
         for axes in grid[:count]:  # shared axes hide the numbers of inner panels
             axes.tick_params(labelbottom=True)
-        canvas.savefig(paths[0], dpi=dpi, metadata={"Software": None})
-        canvas.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    paths[2].write_text(to_csv(rows), encoding="utf-8")
+        drawn = [io.BytesIO(), io.BytesIO()]
+        canvas.savefig(drawn[0], format="png", dpi=dpi, metadata={"Software": None})
+        canvas.savefig(drawn[1], format="svg", metadata={"Date": None, "Creator": None})
+    for path, data in zip(paths, [*(each.getvalue() for each in drawn), to_csv(rows).encode()], strict=True):
+        replace_bytes(path, data)
     return paths
 
 
@@ -152,18 +161,23 @@ def plot_model(diagnosis: Any, folder: str | Path) -> list[Path]:
 
 
 def _plot(chosen: Sequence[tuple[Figure, Sequence[Any]]], folder: str | Path, what: str, strict: bool) -> list[Path]:
-    """Save each figure from what it reads; one that does not apply is passed over, unless `strict` or all are."""
-    paths, refused = [], []
+    """Save each figure from what it reads; one that does not apply is passed over, unless `strict` or all are.
+
+    What they show is computed before the first is written, so that a damaged file is found before.
+    """
+    found, refused = [], []
     for figure, given in chosen:
         try:
-            paths += save(figure, given, folder)
+            found.append((figure, _rows(figure, given)))
+        except DamagedFile:
+            raise
         except ValueError as error:
             if strict:
                 raise
             refused.append(f"{figure.name}: {error}")
-    if not paths:
+    if not found:
         raise ValueError(f"no figure applies to these {what}; " + "; ".join(refused))
-    return paths
+    return [path for figure, rows in found for path in _save(figure, rows, Path(folder))]
 
 
 def to_csv(rows: Sequence[Row]) -> str:

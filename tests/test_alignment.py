@@ -8,10 +8,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from toolkit.alignment import LEAST, Proof, check_flags, check_next
+from toolkit.alignment import Proof, check_flags, check_next
 from toolkit.collect import collect
 from toolkit.core import Array
 from toolkit.formats import Recording
+from toolkit.shifts import LEAST
 from toolkit.store import ReplayStore
 
 Change = Callable[[dict[str, Array], Array, Array], tuple[dict[str, Array], Array, Array]]

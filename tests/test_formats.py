@@ -13,7 +13,16 @@ from toolkit.core import Episode, leaves
 from toolkit.store import ReplayStore, Schema
 from toolkit.transfer import export_store, import_store
 
-FORMATS = sorted(registry.formats())
+
+def _installed(name: str) -> bool:
+    try:
+        registry.format(name).check()
+    except ImportError:
+        return False
+    return True
+
+
+FORMATS = [name for name in sorted(registry.formats()) if _installed(name)]  # all of them in the reference environment
 WRITTEN = [name for name in FORMATS if registry.format(name).writes]
 
 

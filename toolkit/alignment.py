@@ -19,32 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 import numpy as np
 
 from toolkit.core import Array
 from toolkit.formats import Recording
+from toolkit.shifts import LEAST, SAMPLE, Statement, of_action, of_reward
 from toolkit.store.schema import Schema
 
-SAMPLE = 20_000  # steps that the measured parts look at
-LEAST = 200  # fewer prove nothing
-QUADRATIC = 24  # numbers whose products are features too; beyond, only their squares
 FARTHEST = 3  # steps of each episode kept as candidates for a jump
 FIRST = 50  # episodes that set the scale by which candidates are chosen
-Outcome = Literal["aligned", "shifted", "undecided"]
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What one part of the proof came to."""
-
-    part: str  # action, reward, jump
-    outcome: Outcome
-    why: str  # with the figures it rests on
-
-    def __str__(self) -> str:
-        return f"{self.part}: {self.outcome}, {self.why}"
 
 
 def check_flags(recording: Recording) -> None:
@@ -138,7 +122,7 @@ class Proof:
         )
         return [
             of_action(obs, following - obs, actions),
-            _reward(np.concatenate([obs, goals], axis=1), actions[:, 1], following, rewards),
+            of_reward(np.concatenate([obs, goals], axis=1), actions[:, 1], following, rewards),
             self._jump(following - obs),
         ]
 
@@ -161,54 +145,3 @@ class Proof:
         if seen < 0.5:
             return Statement("jump", "undecided", "no step stands out, but neither do the resets between episodes")
         return Statement("jump", "aligned", f"no step stands out, where {seen:.0%} of resets between episodes would")
-
-
-def _features(*parts: Array) -> Array:
-    """Standardised columns, their squares, and their products if they are few; a constant first."""
-    raw = np.concatenate(parts, axis=1)
-    std = raw.std(axis=0)
-    raw = (raw[:, std > 1e-12] - raw[:, std > 1e-12].mean(axis=0)) / std[std > 1e-12]
-    ones = np.ones((len(raw), 1))
-    if raw.shape[1] > QUADRATIC:
-        return np.concatenate([ones, raw, raw**2], axis=1)
-    left, right = np.triu_indices(raw.shape[1])
-    return np.concatenate([ones, raw, raw[:, left] * raw[:, right]], axis=1)
-
-
-def _unexplained(features: Array, target: Array) -> Array:
-    """Share of each column's variance that least squares leaves on the half of the rows it was not fitted to."""
-    fit = np.arange(len(features)) % 2 == 0
-    gram = features[fit].T @ features[fit]
-    gram[np.diag_indices_from(gram)] += 1e-6 * np.trace(gram) / len(gram)
-    weights = np.linalg.solve(gram, features[fit].T @ target[fit])
-    left = np.square(target[~fit] - features[~fit] @ weights).mean(axis=0)
-    return left / np.maximum(target[~fit].var(axis=0), 1e-300)
-
-
-def of_action(obs: Array, change: Array, actions: Array) -> Statement:
-    """What the change (n, O) of observations (n, O) owes to actions (n, 3, A) of the step before, its own, the next."""
-    moving = change.std(axis=0) > 1e-9
-    if not moving.any() or not (actions.std(axis=(0, 1)) > 1e-9).any():
-        return Statement("action", "undecided", "observations or actions do not change")
-    target = change[:, moving]
-    everything = _unexplained(_features(obs, *(actions[:, k] for k in range(3))), target)
-    owed = []
-    for offset in range(3):
-        without = _features(obs, *(actions[:, k] for k in range(3) if k != offset))
-        owed.append(float(np.clip(_unexplained(without, target) - everything, 0, 1).mean()))
-    before, own, after = owed
-    told = f"the change owes {own:.1%} to the step's action, {before:.1%} to the one before, {after:.1%} to the next"
-    if max(before, after) > 0.01 and own < 0.1 * max(before, after):
-        return Statement("action", "shifted", told)
-    return Statement("action", "aligned" if own > max(0.01, 2 * before, 2 * after) else "undecided", told)
-
-
-def _reward(obs: Array, action: Array, following: Array, rewards: Array) -> Statement:
-    if (rewards.std(axis=0) < 1e-12).any():
-        return Statement("reward", "undecided", "rewards do not change")
-    before, own, after = _unexplained(_features(obs, action, following), rewards).clip(0, 1)
-    told = f"a step leaves {own:.1%} of its reward open, {before:.1%} of the one before, {after:.1%} of the next"
-    other = min(before, after)
-    if own > 0.004 and other < 0.2 * own:
-        return Statement("reward", "shifted", told)
-    return Statement("reward", "aligned" if own < 0.5 and own < 0.8 * other else "undecided", told)

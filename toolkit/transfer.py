@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from toolkit import registry
-from toolkit.alignment import Proof, Statement
+from toolkit.alignment import Proof
 from toolkit.collect import append, check_same
 from toolkit.core import Episode, leaves
 from toolkit.engines.local import only_one
 from toolkit.envs import Suite
 from toolkit.formats import Reading, Recording, Source
+from toolkit.shifts import Statement
 from toolkit.store import ReplayStore, Schema
 from toolkit.store.backend import backend
 from toolkit.store.maintain import vacant

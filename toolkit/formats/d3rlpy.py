@@ -17,12 +17,12 @@ import h5py
 import numpy as np
 from gymnasium import spaces
 
-from toolkit.alignment import LEAST, SAMPLE, of_action
 from toolkit.core import Array
 from toolkit.formats import Format, Reading, Recording, Source
 from toolkit.formats._ends import same_length, without_final
 from toolkit.formats._hdf5 import array, member, opened
 from toolkit.formats._spaces import acted, chosen_keys, numbered, observed
+from toolkit.shifts import LEAST, SAMPLE, of_action
 from toolkit.store import ReplayStore
 from toolkit.store.keys import Key
 from toolkit.store.schema import Schema

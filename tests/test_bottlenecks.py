@@ -351,6 +351,7 @@ def test_runs_that_cannot_be_paired_are_refused() -> None:
     [
         (["--episodes", "0"], "episodes must be at least 1, got 0"),
         (["--candidates", "1"], "candidates must be at least 2, got 1"),
+        (["--candidates", "1000000000"], "candidates must be at most 4096, got 1000000000"),
         (["--seed", "-1"], "seed must not be negative"),
         (["--contexts", "seen", "seen"], "each once"),
     ],

@@ -324,6 +324,24 @@ def test_an_edited_plan_is_named(copy):
         conclude(copy)
 
 
+@pytest.mark.parametrize("amendments", [3, [{"why": "x"}]])
+def test_edited_amendments_are_named_and_nothing_is_written(copy, amendments):
+    body = json.loads((copy / "design.json").read_text()) | {"amendments": amendments}
+    (copy / "design.json").write_text(json.dumps(body))
+    before = (copy / "timings.json").read_bytes()
+    with pytest.raises(ValueError, match=r"amendments are not those that --amend writes: .* bring it back"):
+        conclude(copy)
+    assert (copy / "timings.json").read_bytes() == before
+
+
+def test_a_refused_report_changes_no_time(copy):
+    shutil.rmtree(run_of(copy, "bc"))
+    before = (copy / "timings.json").read_bytes()
+    with pytest.raises(ValueError, match="runs are missing"):
+        conclude(copy)
+    assert (copy / "timings.json").read_bytes() == before
+
+
 def test_a_missing_dataset_is_named(copy):
     name = next(TINY.datasets()).name
     shutil.rmtree(copy / "data" / name)

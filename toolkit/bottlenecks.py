@@ -48,6 +48,10 @@ class Asked:
             raise ValueError(f"episodes must be at least 1, got {self.episodes}")
         if self.candidates < 2:
             raise ValueError(f"candidates must be at least 2, got {self.candidates}: with one there is no choice")
+        if self.candidates > 1 << 12:
+            raise ValueError(
+                f"candidates must be at most {1 << 12}, got {self.candidates}: each is tried for its value"
+            )
         if self.seed is not None and self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if not self.splits or len(set(self.splits)) < len(self.splits) or set(self.splits) - set(EVALUATION_SPLITS):

@@ -227,6 +227,8 @@ class Eval:
     """With diagnose: where figures go; the run's folder by default."""
 
     def run(self) -> int:
+        if self.video < 0:
+            raise ValueError(f"video must be at least 1 episode to film, or 0 for none; got {self.video}")
         for where in filter(is_url, self.runs):
             if self.video or (self.diagnose and self.out is None):
                 raise ValueError(

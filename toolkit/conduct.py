@@ -35,7 +35,7 @@ def carry_out(
     The design is saved first, with the measured costs that an arm of equal compute needs. Calling again continues:
     finished datasets and runs are kept, unfinished ones resume. Returns the design as saved. Raises ValueError if
     `out` holds another design and `amend` does not say why it changed, RunsFailed if runs failed after all were tried.
-    Scripts that call this need the usual `if __name__ == "__main__":` guard, since it starts processes.
+    It starts processes, which do not run the calling script again: a script needs no `__main__` guard.
     """
     if slots < 1:
         raise ValueError(f"slots must be at least 1, got {slots}")

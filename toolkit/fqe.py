@@ -58,6 +58,9 @@ class FQEConfig:
         for name in ("steps", "batch_size", "samples", "members", "starts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in (("batch_size", 1 << 24), ("samples", 1 << 12), ("members", 1 << 10)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
         if not 0 <= self.discount < 1:
             raise ValueError(f"discount must lie in [0, 1), got {self.discount}: else a value need not be finite")
         if not (0 < self.lr < math.inf and 0 < self.tau <= 1):

@@ -118,10 +118,12 @@ def check_out(out: str) -> None:
 
 
 def check_folder(out: Path) -> None:
-    """Raises ValueError if `out` cannot be a folder, because it or what should hold it is a file."""
+    """Raises ValueError if `out` cannot be a folder to write to, because it or what should hold it is a file."""
     there = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ValueError(f"{there} is a file; --out is a folder, made if it is not there: choose another")
+        raise ValueError(
+            f"{there} is a file, and a folder is needed, there or to be made: choose another place to write to"
+        )
 
 
 def end_of(path: Path) -> str:

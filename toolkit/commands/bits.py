@@ -45,10 +45,15 @@ class Bits:
         from toolkit.plots import to_csv
         from toolkit.records import read_config, replace_text
         from toolkit.rows_of_runs import place, returns
+        from toolkit.rundir import check_folder
         from toolkit.tables import BITS
 
         if self.table is not None and self.table.name != BITS.file:
             raise ValueError(f"--table {self.table}: the figure looks for a file named {BITS.file}; call it that")
+        if self.table is not None:
+            check_folder(self.table.absolute().parent)
+        if self.rows < 1 or self.seed < 0:
+            raise ValueError(f"rows must be at least 1 and seed at least 0, got {self.rows} and {self.seed}")
         found, rows = [], []
         for folder in local_runs(self.runs, whole=True):
             lengths = run_bits(folder, self.store, view=self.view, rows=self.rows, seed=self.seed)

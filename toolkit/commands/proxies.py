@@ -61,7 +61,10 @@ class Proxies:
         from toolkit.measured import models, produce, proxy_rows
         from toolkit.progress import ProgressLine
         from toolkit.records import run_folders
+        from toolkit.rundir import check_folder
 
+        if self.table is not None:
+            check_folder(self.table.absolute().parent)
         settings = Settings(self.rows, self.horizon, self.fqe_steps, self.seed)
         folders = run_folders(*self.runs)
         if not folders:

@@ -58,6 +58,8 @@ class FQE:
         from toolkit.fqe import FQEConfig, evaluate_run, ready
         from toolkit.progress import ProgressLine
 
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         apart = ("runs", "store", "view", "commit", "seed", "json")
         config = FQEConfig(**{name: value for name, value in vars(self).items() if name not in apart})
         where: dict[str, Any] = {"store": self.store, "view": self.view, "commit": self.commit}

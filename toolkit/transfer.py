@@ -70,7 +70,10 @@ def import_store(
     reader.check()
     world = None if suite is None else registry.suite(suite)
     place = backend(out)
-    opened = reader.read(path, chosen)
+    try:
+        opened = reader.read(path, chosen)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
     if opened.count == 0:
         raise ValueError(f"{path} holds no episode")
     schema, renamed = (opened.schema, None) if world is None else _of_suite(opened.schema, world)

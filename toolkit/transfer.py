@@ -115,7 +115,7 @@ def export_store(format: str, store: ReplayStore, target: str | Path) -> tuple[s
     `target` appears whole or not at all. Raises FileExistsError if something is there, ValueError, before anything is
     written, if the format is only read or cannot hold such data, ImportError if it needs what is not installed.
     """
-    path, writer = Path(target), registry.format(format)
+    path, writer = Path(target).absolute(), registry.format(format)  # libraries change folders or join paths
     if not writer.writes:
         able = ", ".join(name for name, one in registry.formats().items() if one.writes)
         raise ValueError(f"format {format!r} is read, not written; these are written: {able}")

@@ -15,6 +15,7 @@ from toolkit.tables import BITS, distinct
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LABELS = 4  # numbers of points below the frame that a panel has room for
 WHAT = {"action": "action given observation", "transition": "next observation, reward, end"}
 AGAINST = {"size": "transitions in the data", "return": "return"}
 
@@ -58,6 +59,10 @@ def _mean(rows: Sequence[Row], key: str, within: str = "", unit: int = 0) -> flo
     return float(np.mean(found)) if found else float("nan")
 
 
+def _number(bits: float) -> str:
+    return f"{bits:,.0f}".replace("-", "\N{MINUS SIGN}")
+
+
 def _suite(row: Row) -> str:
     """The beginning of "pendulum / 2,000 / 2 / 0.1"; empty where a dataset is called otherwise."""
     first, mark, _ = row["dataset"].partition(" / ")
@@ -83,6 +88,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         own = [r for r in rows if r["what"] == what and _suite(r) == suite]
         told = [r for r in own if r["exactness"] != "none"]
         floor = -max((r["marginal"] for r in told), default=0.0)  # a code twice as long as without a model
+        below = [r["explained"] for r in told if r["explained"] < floor]
         for r in told:
             colour, marker = looks[r["learner"]]
             x, y = r[key], max(r["explained"], floor)
@@ -92,9 +98,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
                 ax.plot([x], [r["marginal"]], "_", color="#777777", ms=8)
             if isfinite(r["low"]):
                 ax.plot([x, x], [r["low"], r["high"]], color=colour, lw=1.2, alpha=0.7)
-            if y > r["explained"]:
-                number = f"{r['explained']:,.0f}".replace("-", "\N{MINUS SIGN}")
-                ax.annotate(number, (x, y), xytext=(5, 8), textcoords="offset points", fontsize=7, color=colour,
+            if y > r["explained"] and len(below) <= LABELS:
+                ax.annotate(_number(r["explained"]), (x, y), xytext=(5, 8), textcoords="offset points", fontsize=7, color=colour,
                             rotation=90, ha="center", va="bottom")  # fmt: skip
             exact = r["exactness"] == "exact"
             if not exact:
@@ -104,6 +109,11 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         absent = [n for n in names if all(r["exactness"] == "none" for r in own if r["learner"] == n)]
         title = f"{suite}: {what}" if several else WHAT[what] + (f"\nn/a: {', '.join(absent)}" if absent else "")
         ax.set_title(title, loc="left", fontsize=9)
+        if len(below) > LABELS:
+            ax.axhline(floor, color="#999999", lw=0.8, ls=":", zorder=0)
+            ends = f"{len(below)} points lie lower: {_number(max(below))} to {_number(min(below))}"
+            ax.annotate(ends, (0.02, floor), xycoords=("axes fraction", "data"), xytext=(0, -6),
+                        textcoords="offset points", fontsize=7, va="top")  # fmt: skip
         ax.axhline(0, color="#555555", lw=0.8)
         ax.margins(0.12)
         most = "marginal" if key == "size" else "explained"
@@ -158,7 +168,8 @@ FIGURE = Figure(
     "whose bins cancel. Grey dashes are the code length without a model, all there is to explain. Filled points are "
     "exact, open ones with an arrow bounds from below, which do not rank beside exact ones; n/a: a learner without "
     "probabilities. Below zero a model misleads. Vertical lines are 95% Student intervals over dataset draws; one that "
-    "meets the frame goes on beyond it, and a point with a number lies that far below it.",
+    "meets the frame goes on beyond it, and a point with a number lies that far below it; of more than four, on a dotted "
+    "line, the least and greatest are told.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

@@ -7,6 +7,8 @@ from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING
 
+from scipy.stats import rankdata
+
 from toolkit.plots import COLOURS, FEW, MARKERS, Figure, Row, span
 from toolkit.proxies import agreement_of, places
 from toolkit.tables import PROXIES
@@ -75,19 +77,23 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
 def _models(ax: Axes, rows: list[Row], proxy: str, learner: str) -> None:
     data = list(dict.fromkeys(r["dataset"] for r in rows))
     own = [r for r in rows if (r["proxy"], r["learner"]) == (proxy, learner)]
+    ranked = len({name.partition(" / ")[0] for name in data}) > 1  # returns of several suites have no common scale
     for r in (r for r in own if r["kind"] == "tau"):
         models = [m for m in own if m["kind"] == "model" and m["dataset"] == r["dataset"]]
         i = data.index(r["dataset"])
+        x, y = ([m[key] for m in models] for key in ("value", "return"))
+        if ranked:
+            x, y = (list(rankdata(values)) for values in (x, y))
         ends = f" [{r['low']:z.2f}, {r['high']:z.2f}]" if isfinite(r["low"]) else ""
         tau = f"τ = {r['value']:z.2f}{ends}" if isfinite(r["value"]) else "τ n/a, all alike"
         ax.plot(
-            [m["value"] for m in models], [m["return"] for m in models], MARKERS[i % 8], color=COLOURS[i % 8],
+            x, y, MARKERS[i % 8], color=COLOURS[i % 8],
             ms=4.5, mfc="none" if i % 2 else COLOURS[i % 8], mew=1.0, alpha=0.8,
             label=f"{r['dataset']}\n{tau}, lost {r['regret']:.3g}",
         )  # fmt: skip
-    ax.set_xlabel("right should be better")
+    ax.set_xlabel("place by the proxy, right should be better" if ranked else "right should be better")
     if ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-        ax.set_ylabel("return")
+        ax.set_ylabel("place by return" if ranked else "return")
     ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.24), handlelength=0.6, borderaxespad=0.0, fontsize=8)
     ax.locator_params(nbins=5)
 
@@ -132,8 +138,8 @@ def finding(rows: Sequence[dict[str, str]]) -> str:
 FIGURE = Figure(
     name="proxies",
     caption="Every trained model by a number that needs no acting, and by its return, told apart by dataset (suite / "
-    "transitions / contexts / coverage). Kendall's τ compares ranks inside one draw of one dataset, never across, and "
-    "is the mean over draws (where no draw has two models, over all): 1 is the same order, 0 none, below zero the "
+    "transitions / contexts / coverage); of several suites by its places among its dataset's models, 1 the lowest. "
+    "Kendall's τ compares ranks inside one draw of one dataset, never across, and is the mean over draws (where no draw has two models, over all): 1 is the same order, 0 none, below zero the "
     "wrong one. Its 95% interval leaves out one draw at a time (none with fewer than three). Lost is the return given "
     "up by letting the proxy choose a run's checkpoint. Of many datasets the τ of each is a point, filled where its "
     "interval leaves out zero, and a black line is their median.",

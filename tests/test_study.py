@@ -329,7 +329,7 @@ def test_edited_amendments_are_named_and_nothing_is_written(copy, amendments):
     body = json.loads((copy / "design.json").read_text()) | {"amendments": amendments}
     (copy / "design.json").write_text(json.dumps(body))
     before = (copy / "timings.json").read_bytes()
-    with pytest.raises(ValueError, match=r"amendments are not those that --amend writes: .* bring it back"):
+    with pytest.raises(ValueError, match=r"amendments are not those that --amend writes: .* bring the file back"):
         conclude(copy)
     assert (copy / "timings.json").read_bytes() == before
 

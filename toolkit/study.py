@@ -130,10 +130,11 @@ def _verified(design: Design, out: Path, *, partial: bool, amended: bool) -> tup
         raise ValueError(f"{out}: no task has a whole draw yet; the same command continues")
     tasks = sorted({config.suite for config in kept})
     draws = sorted({config.tags["draw"] for config in kept})
+    parts = (("tasks", len(tasks), len(design.tasks)), ("draws", len(draws), design.draws))
+    left = " and ".join(f"{whole - some} of {whole} {name}" for name, some, whole in parts if some < whole)
     return kept, [
         f"PARTIAL: {len(kept):,} of the {design.runs:,} runs of the design: draws {', '.join(map(str, draws))} on "
-        f"{', '.join(tasks)}. {len(design.tasks) - len(tasks)} of {len(design.tasks)} tasks and "
-        f"{design.draws - len(draws)} of {design.draws} draws are left out because runs of theirs are missing."
+        f"{', '.join(tasks)}. {left} are left out because runs of theirs are missing."
     ]
 
 

@@ -209,3 +209,9 @@ def span(values: Iterable[int]) -> str:
     """'6', or '6 to 8'."""
     found = sorted(set(values))
     return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def suite_of(dataset: str) -> str:
+    """The beginning of "pendulum / 2,000 / 2 / 0.1"; empty where a dataset is called otherwise."""
+    first, mark, _ = dataset.partition(" / ")
+    return first if mark and not first[0].isdigit() else ""

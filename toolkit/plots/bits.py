@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit import stats
-from toolkit.plots import Figure, Row, counts, look
+from toolkit.plots import Figure, Row, counts, look, suite_of
 from toolkit.tables import BITS, distinct
 
 if TYPE_CHECKING:
@@ -63,19 +63,13 @@ def _number(bits: float) -> str:
     return f"{bits:,.0f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _suite(row: Row) -> str:
-    """The beginning of "pendulum / 2,000 / 2 / 0.1"; empty where a dataset is called otherwise."""
-    first, mark, _ = row["dataset"].partition(" / ")
-    return first if mark and not first[0].isdigit() else ""
-
-
 def _panels(rows: list[Row]) -> list[tuple[str, str, str]]:
     """(what, against, suite) of each panel; what no learner has bits for is left out.
 
     Returns of several suites have no common scale, and their bits no common size: then each has panels against size.
     """
     told = [what for what in WHAT if any(r["what"] == what and r["exactness"] != "none" for r in rows)]
-    suites = sorted({_suite(r) for r in rows})
+    suites = sorted({suite_of(r["dataset"]) for r in rows})
     return [(what, key, suite) for what in told for suite in suites for key in [*AGAINST][: 1 if suites[1:] else 2]]
 
 
@@ -83,9 +77,9 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
     """Exact values are filled, bounds open with an arrow; a grey dash is what there is to explain."""
     looks = look([r["learner"] for r in rows])
     names = sorted(looks)
-    several = len({_suite(r) for r in rows}) > 1
+    several = len({suite_of(r["dataset"]) for r in rows}) > 1
     for ax, (what, key, suite) in zip(axes, _panels(rows), strict=True):
-        own = [r for r in rows if r["what"] == what and _suite(r) == suite]
+        own = [r for r in rows if r["what"] == what and suite_of(r["dataset"]) == suite]
         told = [r for r in own if r["exactness"] != "none"]
         floor = -max((r["marginal"] for r in told), default=0.0)  # a code twice as long as without a model
         below = [r["explained"] for r in told if r["explained"] < floor]
@@ -99,8 +93,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
             if isfinite(r["low"]):
                 ax.plot([x, x], [r["low"], r["high"]], color=colour, lw=1.2, alpha=0.7)
             if y > r["explained"] and len(below) <= LABELS:
-                ax.annotate(_number(r["explained"]), (x, y), xytext=(5, 8), textcoords="offset points", fontsize=7, color=colour,
-                            rotation=90, ha="center", va="bottom")  # fmt: skip
+                ax.annotate(_number(r["explained"]), (x, y), xytext=(5, 8), textcoords="offset points", fontsize=7,
+                            color=colour, rotation=90, ha="center", va="bottom")  # fmt: skip
             exact = r["exactness"] == "exact"
             if not exact:
                 ax.annotate("", (x, y), xytext=(0, 13), textcoords="offset points",
@@ -111,8 +105,8 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
         ax.set_title(title, loc="left", fontsize=9)
         if len(below) > LABELS:
             ax.axhline(floor, color="#999999", lw=0.8, ls=":", zorder=0)
-            ends = f"{len(below)} points lie lower: {_number(max(below))} to {_number(min(below))}"
-            ax.annotate(ends, (0.02, floor), xycoords=("axes fraction", "data"), xytext=(0, -6),
+            lower = f"{len(below)} points lie lower: {_number(max(below))} to {_number(min(below))}"
+            ax.annotate(lower, (0.02, floor), xycoords=("axes fraction", "data"), xytext=(0, -6),
                         textcoords="offset points", fontsize=7, va="top")  # fmt: skip
         ax.axhline(0, color="#555555", lw=0.8)
         ax.margins(0.12)
@@ -168,8 +162,8 @@ FIGURE = Figure(
     "whose bins cancel. Grey dashes are the code length without a model, all there is to explain. Filled points are "
     "exact, open ones with an arrow bounds from below, which do not rank beside exact ones; n/a: a learner without "
     "probabilities. Below zero a model misleads. Vertical lines are 95% Student intervals over dataset draws; one that "
-    "meets the frame goes on beyond it, and a point with a number lies that far below it; of more than four, on a dotted "
-    "line, the least and greatest are told.",
+    "meets the frame goes on beyond it, and a point with a number lies that far below it; of more than four on a "
+    "dotted line the ends are told.",
     rows=rows,
     draw=draw,
     panels=lambda rows: len(_panels(rows)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scipy.stats import rankdata
 
-from toolkit.plots import COLOURS, FEW, MARKERS, Figure, Row, span
+from toolkit.plots import COLOURS, FEW, MARKERS, Figure, Row, span, suite_of
 from toolkit.proxies import agreement_of, places
 from toolkit.tables import PROXIES
 
@@ -77,7 +77,7 @@ def draw(axes: Sequence[Axes], rows: list[Row]) -> None:
 def _models(ax: Axes, rows: list[Row], proxy: str, learner: str) -> None:
     data = list(dict.fromkeys(r["dataset"] for r in rows))
     own = [r for r in rows if (r["proxy"], r["learner"]) == (proxy, learner)]
-    ranked = len({name.partition(" / ")[0] for name in data}) > 1  # returns of several suites have no common scale
+    ranked = len({suite_of(name) for name in data}) > 1  # returns of several suites have no common scale
     for r in (r for r in own if r["kind"] == "tau"):
         models = [m for m in own if m["kind"] == "model" and m["dataset"] == r["dataset"]]
         i = data.index(r["dataset"])
@@ -139,8 +139,9 @@ FIGURE = Figure(
     name="proxies",
     caption="Every trained model by a number that needs no acting, and by its return, told apart by dataset (suite / "
     "transitions / contexts / coverage); of several suites by its places among its dataset's models, 1 the lowest. "
-    "Kendall's τ compares ranks inside one draw of one dataset, never across, and is the mean over draws (where no draw has two models, over all): 1 is the same order, 0 none, below zero the "
-    "wrong one. Its 95% interval leaves out one draw at a time (none with fewer than three). Lost is the return given "
+    "Kendall's τ compares ranks inside one draw of one dataset, never across, and is the mean over draws (where no "
+    "draw has two models, over all): 1 is the same order, 0 none, below zero the wrong one. Its 95% interval leaves "
+    "out one draw at a time (none with fewer than three). Lost is the return given "
     "up by letting the proxy choose a run's checkpoint. Of many datasets the τ of each is a point, filled where its "
     "interval leaves out zero, and a black line is their median.",
     rows=rows,

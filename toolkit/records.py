@@ -344,8 +344,15 @@ def done_run(folder: Path) -> str:
     return words[0].decode(errors="replace")
 
 
+def check_finished(folder: Path) -> None:
+    """Raise ValueError if the run has not finished."""
+    if not (folder / "DONE").exists():
+        raise ValueError(f"{folder} is not a finished run: it has no DONE; the command that began it continues it")
+
+
 def verify_done(folder: Path, config: RunConfig) -> None:
-    """Raise ValueError if `config`, read from a finished run, is not the one that was carried out."""
+    """Raise ValueError if the run has not finished, or `config`, read from it, is not the one that was carried out."""
+    check_finished(folder)
     if (folder / "DONE").read_bytes().split()[:1] != [config.identity.encode()]:
         raise ValueError(f"{folder}: config.json and DONE name different runs; one of them is damaged")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from toolkit.records import RunConfig, final_records, read_config, read_saved_spec
+from toolkit.records import RunConfig, check_finished, final_records, read_config, read_saved_spec
 from toolkit.runs import AXES, UNSEEN
 from toolkit.tables import Row
 
@@ -39,8 +39,7 @@ def returns(folder: Path) -> dict[int, tuple[float, float]]:
 
     Raises ValueError if the run is not finished or was not evaluated.
     """
-    if not (folder / "DONE").exists():
-        raise ValueError(f"{folder} is not a finished run: it has no DONE; the command that began it continues it")
+    check_finished(folder)
     found = final_records(folder)
     if not found:
         raise ValueError(f"{folder} was trained without evaluation, so its return is not known; train with --episodes")

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from toolkit.collect import collect
 from toolkit.formats import Reading
 from toolkit.store import ReplayStore
-from toolkit.transfer import import_store
+from toolkit.transfer import export_store, import_store
 
 
 def _file(path: Path, **replaced: Any) -> Path:
@@ -114,3 +115,9 @@ def test_limits_are_those_given_else_the_convention_else_the_data(tmp_path: Path
     assert limits(_import(beyond, tmp_path / "c.zarr", final="drop", limits=(-4.0, 4.0))) == (-4, 4)
     with pytest.raises(ValueError, match="outside --limits"):
         _import(beyond, tmp_path / "d.zarr", final="drop", limits=(-1.0, 1.0))
+
+
+def test_what_a_written_file_cannot_hold_is_told(tmp_path: Path) -> None:
+    store = collect("pendulum", out=tmp_path / "a.zarr", episodes=2, contexts=2, coverage=0.2, seed=0)
+    lost = export_store("d4rl", store, tmp_path / "a.hdf5")
+    assert {"column behaviour", "column context", "column seed", "limits of the actions"} <= set(lost)

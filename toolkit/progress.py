@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 
@@ -41,23 +42,30 @@ class ProgressLine:
 
 
 class Phases:
-    """A line of progress for each phase of a work, one after another."""
+    """A line of progress for each phase of long work, one after another.
 
-    def __init__(self) -> None:
-        self._line: ProgressLine | None = None
+    With `label` and all `phases` in order, a line says whose work it is and which phase of how many.
+    """
+
+    def __init__(self, label: str = "", phases: Sequence[str] = ()) -> None:
+        self.label, self.phases = label, list(phases)
+        self.phase = ""
+        self.line: ProgressLine | None = None
 
     def update(self, phase: str, done: int, total: int) -> None:
         """Show that `done` of `total` of a phase is finished; another phase ends the line of the one before."""
-        if self._line is None or self._line.label != phase:
+        if phase != self.phase or self.line is None:
             self.close()
-            self._line = ProgressLine(phase, total)
-        self._line.update(done)
+            place = [f"{self.phases.index(phase) + 1} of {len(self.phases)}"] if self.phases else []
+            self.phase = phase
+            self.line = ProgressLine(", ".join([*([self.label] if self.label else []), *place, phase]), total)
+        self.line.update(done)
 
     def close(self) -> None:
-        """End the present line."""
-        if self._line is not None:
-            self._line.close()
-        self._line = None
+        """End the line of the present phase."""
+        if self.line is not None:
+            self.line.close()
+        self.line = None
 
 
 def duration(seconds: float) -> str:

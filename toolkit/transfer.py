@@ -21,6 +21,7 @@ from toolkit.core import Episode, leaves
 from toolkit.engines.local import only_one
 from toolkit.envs import Suite
 from toolkit.formats import Reading, Recording, Source
+from toolkit.formats._folders import no_links
 from toolkit.shifts import Statement
 from toolkit.store import ReplayStore, Schema
 from toolkit.store.backend import backend
@@ -140,9 +141,8 @@ def digest_of(path: Path, progress: Progress | None = None) -> str:
 
     Raises ValueError if a link is among them.
     """
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if not one.is_dir() or one.is_symlink())
-    if links := [one for one in files if one.is_symlink() and one != path]:
-        raise ValueError(f"{links[0]} is a link; a source is read without following any")
+    no_links(path)
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
     total, done, whole = sum(one.stat().st_size for one in files), 0, hashlib.sha256()
     for one in files:
         inner = hashlib.sha256()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.progress import ProgressLine
+from toolkit.progress import Phases
 
 if TYPE_CHECKING:
     from toolkit.diagnose import Diagnosis
@@ -41,36 +41,13 @@ def diagnose_runs(
         if lacking[folder]:
             print(f"no video of {folder.name}: {lacking[folder]}", file=sys.stderr)
         show = Phases(f"diagnose {folder.name}", [*PHASES, *["video"] * filmed])
-        found = diagnose(folder, **asked, progress=show)
-        films = film_imagined(folder, video, place, **asked, progress=show) if filmed else []
+        found = diagnose(folder, **asked, progress=show.update)
+        films = film_imagined(folder, video, place, **asked, progress=show.update) if filmed else []
         show.close()
         paths = write(found, place) + films
         print(json.dumps(found.to_json()) if as_json else table(found))
         print("\n".join(map(str, paths)), file=sys.stderr if as_json else sys.stdout)
     return 0
-
-
-class Phases:
-    """A line of progress for each phase of long work: which of how many it is, and the time it still takes."""
-
-    def __init__(self, label: str, phases: Sequence[str]) -> None:
-        self.label, self.phases = label, list(phases)
-        self.what = ""
-        self.line: ProgressLine | None = None
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` of the phase `what` is done."""
-        if what != self.what or self.line is None:
-            self.close()
-            place = f"{self.phases.index(what) + 1} of {len(self.phases)}"
-            self.what, self.line = what, ProgressLine(f"{self.label}, {place}, {what}", total)
-        self.line.update(done)
-
-    def close(self) -> None:
-        """End the line of the present phase."""
-        if self.line is not None:
-            self.line.close()
-        self.line = None
 
 
 def table(found: Diagnosis) -> str:

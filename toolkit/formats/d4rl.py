@@ -18,12 +18,14 @@ from toolkit.formats import Format, Reading, Recording, Source
 from toolkit.formats._ends import same_length, spans, without_final
 from toolkit.formats._hdf5 import array, arrays, member, opened
 from toolkit.formats._spaces import acted, observed
+from toolkit.formats._writing import left_behind
 from toolkit.store import ReplayStore
 from toolkit.store.keys import InfoKey
 from toolkit.store.schema import Schema
 
 FLAGS = ("terminals", "timeouts")
 ROWS = ("observations", "actions", "rewards", *FLAGS)
+LIMITS = (-1.0, 1.0)  # of actions, by convention
 BLOCK = 1 << 16  # rows read or written together
 
 
@@ -52,7 +54,7 @@ class D4RL(Format):
             ends = without_final(stops - starts, terminated, reading.final) if not whole else None
             observations, actions = array(file, "observations"), array(file, "actions")
             actions_read = (actions[at : at + BLOCK] for at in range(0, rows, BLOCK))
-            acting, limits = acted(actions.shape[1:], actions_read, reading, convention=(-1.0, 1.0))
+            acting, limits = acted(actions.shape[1:], actions_read, reading, convention=LIMITS)
             group = member(file, "infos")
             extras = arrays(group) if isinstance(group, h5py.Group) else {}
             infos = {
@@ -125,7 +127,8 @@ class D4RL(Format):
                 )
                 for name, dataset in extras.items():
                     dataset[span] = episode.info[name]
-        return [] if [key.name for key in store.schema.observations] == ["observation"] else ["names of observations"]
+        named = [key.name for key in store.schema.observations] != ["observation"]
+        return [*left_behind(store, convention=LIMITS), *(["names of observations"] if named else [])]
 
 
 def _info_type(found: h5py.Dataset) -> str:
